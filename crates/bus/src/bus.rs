@@ -1,0 +1,230 @@
+//! A bus by its name: attach, and make publishers, the consumer's drain, or statistics from it.
+
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::control::Control;
+use crate::doorbell;
+use crate::drain::{Doorbell, Drain};
+use crate::error::{Error, ErrorKind};
+use crate::lane;
+use crate::layout::LANES_MAX;
+use crate::object::{self, Access};
+use crate::publisher::Publisher;
+use crate::rule::RuleTable;
+use crate::stats::{ConsumerInfo, Stats};
+use crate::sync::atomic::Ordering;
+
+/// What a bus may use at most. Fixed by whoever creates it.
+///
+/// ```
+/// let limits = millpond_bus::Limits::default();
+/// assert_eq!(limits.bus_bytes, 256 << 20);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of shared memory for all lanes together.
+    pub bus_bytes: u64,
+    /// Lanes at one time; a publisher has one for each rule it publishes under. At most 1,024.
+    pub lanes: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            bus_bytes: 256 << 20,
+            lanes: LANES_MAX as u32,
+        }
+    }
+}
+
+/// How to attach to a bus, and what to create it with where it does not exist yet.
+///
+/// ```
+/// use millpond_bus::{BusOptions, RuleTable};
+/// let options = BusOptions { rules: RuleTable::defaults(), ..BusOptions::default() };
+/// assert!(options.rules.resolve("log:web").is_some());
+/// ```
+#[derive(Debug, Clone)]
+pub struct BusOptions {
+    /// The prefix rules a new bus starts with. A bus that exists keeps its own.
+    pub rules: RuleTable,
+    /// The limits a new bus starts with.
+    pub limits: Limits,
+    /// A group whose members may attach too: objects get mode 0660 instead of 0600.
+    pub group_id: Option<u32>,
+}
+
+impl Default for BusOptions {
+    fn default() -> Self {
+        BusOptions {
+            rules: RuleTable::defaults(),
+            limits: Limits::default(),
+            group_id: None,
+        }
+    }
+}
+
+/// A bus this process is attached to. Cheap to clone; the mapping lives as long as any clone.
+///
+/// ```
+/// use millpond_bus::{Bus, BusOptions};
+/// let bus = Bus::attach(&format!("doc-bus-{}", std::process::id()), &BusOptions::default())?;
+/// assert!(bus.consumer().is_none()); // nobody drains it yet
+/// # bus.remove()?;
+/// # Ok::<(), millpond_bus::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Bus {
+    control: Arc<Control>,
+    /// Whether this process takes part in the consumer's memory barriers.
+    registered: bool,
+}
+
+impl std::fmt::Debug for Bus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bus")
+            .field("name", &self.control.bus)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Bus {
+    /// Attaches to the bus `name`, creating it with `options` where it does not exist.
+    ///
+    /// Costs about ten system calls and, on creation, the clearing of 2 MiB.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a name that cannot be used, `WrongOwner` and `WrongLayout` for an object that
+    /// is not ours to use, `LimitReached` when shared memory is full.
+    pub fn attach(name: &str, options: &BusOptions) -> Result<Self, Error> {
+        let limits = options.limits;
+        if limits.lanes == 0 || limits.lanes > LANES_MAX as u32 {
+            let message = format!("lanes limit {} is outside 1 to {LANES_MAX}", limits.lanes);
+            return Err(Error::new(ErrorKind::InvalidInput, message));
+        }
+        let access = Access {
+            group_id: options.group_id,
+        };
+        Ok(Self::over(Control::attach(
+            name,
+            access,
+            &options.rules,
+            limits,
+        )?))
+    }
+
+    /// Attaches to a bus that must exist already, for reading statistics or publishing under its rules.
+    ///
+    /// # Errors
+    /// `NotFound` where there is none; else as [`Bus::attach`].
+    pub fn open(name: &str) -> Result<Self, Error> {
+        Ok(Self::over(Control::open(name, Access::default())?))
+    }
+
+    fn over(control: Control) -> Self {
+        Bus {
+            control: Arc::new(control),
+            registered: doorbell::register_membarrier(),
+        }
+    }
+
+    /// The name it was attached by.
+    pub fn name(&self) -> &str {
+        &self.control.bus
+    }
+
+    /// The limits it was created with.
+    pub fn limits(&self) -> Limits {
+        self.control.limits
+    }
+
+    /// A new publisher. `label` names it in statistics and gap lines; several may share one.
+    ///
+    /// Makes no lane yet: that happens at the first [`Publisher::topic`] of each rule.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a label that cannot be used.
+    pub fn publisher(&self, label: &str) -> Result<Publisher, Error> {
+        lane::check_label(label)?;
+        let rules = self.control.rules()?;
+        Ok(Publisher::new(
+            Arc::clone(&self.control),
+            label,
+            rules,
+            self.registered,
+        ))
+    }
+
+    /// Takes the consumer's lease and everything that waits in the lanes.
+    ///
+    /// # Errors
+    /// `AlreadyRunning` while another process (or another drain of this one) is the consumer.
+    pub fn drain(&self) -> Result<Drain, Error> {
+        Drain::open(Arc::clone(&self.control), self.registered)
+    }
+
+    /// The rules in force.
+    ///
+    /// # Errors
+    /// `WrongLayout` when the table in shared memory is damaged.
+    pub fn rules(&self) -> Result<RuleTable, Error> {
+        self.control.rules()
+    }
+
+    /// The bus's clock: real time in nanoseconds, the same line in every process.
+    pub fn clock(&self) -> Clock {
+        Clock::new(self.control.calibration.clone())
+    }
+
+    /// The consumer, if one holds the lease now. Costs four system calls.
+    pub fn consumer(&self) -> Option<ConsumerInfo> {
+        object::is_locked(&object::control_name(&self.control.bus))
+            .then(|| ConsumerInfo::read(&self.control, true))
+    }
+
+    /// Everything counted on this bus, read from shared memory alone: works when the consumer hangs or is
+    /// dead. Maps each lane for a moment.
+    pub fn stats(&self) -> Stats {
+        Stats::read(&self.control)
+    }
+
+    /// A handle that wakes the consumer from any thread.
+    pub fn doorbell(&self) -> Doorbell {
+        Doorbell::new(Arc::clone(&self.control))
+    }
+
+    /// Asks the consumer to start a new segment for every service, and wakes it.
+    pub fn request_rotation(&self) {
+        // ORDERING: Release; read with Acquire by the consumer. Carries nothing but itself.
+        self.control
+            .request
+            .rotate_requests
+            .fetch_add(1, Ordering::Release);
+        self.control.ring();
+    }
+
+    /// Removes every object of this bus from the system. Processes that are attached keep their mapping,
+    /// but nobody finds them any more: for tests, demos and clean-up after the last process.
+    ///
+    /// # Errors
+    /// `AlreadyRunning` while a consumer holds the lease.
+    pub fn remove(&self) -> Result<(), Error> {
+        if let Some(consumer) = self.consumer() {
+            let message = format!(
+                "bus {:?} is in use by process {}: stop it before removing the bus",
+                self.control.bus, consumer.pid
+            );
+            return Err(Error::new(ErrorKind::AlreadyRunning, message));
+        }
+        for entry in self.control.directory.iter() {
+            // ORDERING: Acquire; pairs with the Release that registered the lane.
+            let word = entry.word.load(Ordering::Acquire);
+            if word != 0 {
+                object::unlink(&object::lane_name(&self.control.bus, word >> 8));
+            }
+        }
+        object::unlink(&object::control_name(&self.control.bus));
+        Ok(())
+    }
+}

@@ -1,0 +1,220 @@
+//! The commit point: what is true after a crash, in two banks and one word.
+//!
+//! Everything that a commit makes true together (how long each service's log is, how far each lane is
+//! taken, and the counters) is written to the bank that is not in force. Then one store flips
+//! `generation`, whose lowest bit names the bank in force. Dying before the store leaves the old bank,
+//! dying after it the new one; there is nothing in between.
+//!
+//! Lanes of rules that are not persisted do not wait for the disk: each has a `selector` of its own for
+//! the same pair of slots.
+//!
+//! Ordering pair K1, `generation` (and `selector`): Release by the consumer after the bank -> Acquire by
+//! whoever reads a bank, who looks again afterwards.
+
+use crate::control::Control;
+use crate::layout::{
+    LANES_MAX, LaneCommitSlot, SERVICES_MAX, ServiceCommitSlot, load_text, store_text,
+};
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+/// How far one service's log is committed: the part of the file that is true after a crash.
+///
+/// ```
+/// let commit = millpond_bus::ServiceCommit { name: "web".into(), ..Default::default() };
+/// assert_eq!(commit.length_bytes, 0);
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServiceCommit {
+    /// The service, at most 64 bytes.
+    pub name: String,
+    /// Id of the open segment.
+    pub segment_id: u64,
+    /// Bytes of the open segment that are committed.
+    pub length_bytes: u64,
+    /// Lines ever committed, over all segments.
+    pub lines: u64,
+    /// Bytes of text ever committed, over all segments.
+    pub bytes: u64,
+    /// Segments opened so far.
+    pub segments: u64,
+}
+
+/// How far one lane is committed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct LaneCommit {
+    pub(crate) epoch: u64,
+    pub(crate) position: u64,
+    pub(crate) sequence_next: u64,
+    /// Events the consumer took.
+    pub(crate) delivered: u64,
+    /// Of these, events that are in a log file.
+    pub(crate) written: u64,
+    /// Of these, events refused for what they were (a service name that cannot be one, say).
+    pub(crate) rejected: u64,
+    /// Numbers missing in the sequence: events the publisher dropped.
+    pub(crate) missing: u64,
+    pub(crate) delivered_bytes: u64,
+}
+
+impl LaneCommitSlot {
+    pub(crate) fn store(&self, commit: &LaneCommit) {
+        // ORDERING: Relaxed throughout; published by the Release flip (K1).
+        let put = |word: &AtomicU64, value| word.store(value, Ordering::Relaxed);
+        put(&self.epoch, commit.epoch);
+        put(&self.position, commit.position);
+        put(&self.sequence_next, commit.sequence_next);
+        put(&self.delivered, commit.delivered);
+        put(&self.written, commit.written);
+        put(&self.rejected, commit.rejected);
+        put(&self.missing, commit.missing);
+        put(&self.delivered_bytes, commit.delivered_bytes);
+    }
+
+    pub(crate) fn load(&self) -> LaneCommit {
+        // ORDERING: Relaxed throughout; after the Acquire of the flip word (K1).
+        let get = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        LaneCommit {
+            epoch: get(&self.epoch),
+            position: get(&self.position),
+            sequence_next: get(&self.sequence_next),
+            delivered: get(&self.delivered),
+            written: get(&self.written),
+            rejected: get(&self.rejected),
+            missing: get(&self.missing),
+            delivered_bytes: get(&self.delivered_bytes),
+        }
+    }
+}
+
+impl ServiceCommitSlot {
+    fn store(&self, commit: &ServiceCommit) {
+        // ORDERING: Relaxed throughout; published by the Release flip (K1).
+        let put = |word: &AtomicU64, value| word.store(value, Ordering::Relaxed);
+        store_text(&self.name, &commit.name);
+        put(&self.segment_id, commit.segment_id);
+        put(&self.length_bytes, commit.length_bytes);
+        put(&self.lines, commit.lines);
+        put(&self.bytes, commit.bytes);
+        put(&self.segments, commit.segments);
+    }
+
+    fn load(&self) -> ServiceCommit {
+        // ORDERING: Relaxed throughout; after the Acquire of the flip word (K1).
+        let get = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        ServiceCommit {
+            name: load_text(&self.name),
+            segment_id: get(&self.segment_id),
+            length_bytes: get(&self.length_bytes),
+            lines: get(&self.lines),
+            bytes: get(&self.bytes),
+            segments: get(&self.segments),
+        }
+    }
+}
+
+/// The consumer's private picture of the commit area: what to write into the next bank.
+pub(crate) struct CommitArea {
+    services: Vec<ServiceCommit>,
+    /// Persisted lanes by slot. Written whole into each bank; a lane that is gone has epoch 0.
+    lanes: Vec<LaneCommit>,
+}
+
+impl CommitArea {
+    /// The committed state as the last consumer left it.
+    pub(crate) fn load(control: &Control) -> Self {
+        let bank = bank(&control.consumer.generation);
+        let services = services(control, bank);
+        CommitArea {
+            services,
+            lanes: vec![LaneCommit::default(); LANES_MAX],
+        }
+    }
+
+    pub(crate) fn services(&self) -> &[ServiceCommit] {
+        &self.services
+    }
+
+    pub(crate) fn set_lane(&mut self, slot: usize, commit: LaneCommit) {
+        self.lanes[slot] = commit;
+    }
+
+    /// Notes a service's new state; false when there is no slot left for a new service.
+    pub(crate) fn set_service(&mut self, commit: &ServiceCommit) -> bool {
+        match self
+            .services
+            .iter()
+            .position(|service| service.name == commit.name)
+        {
+            Some(index) => commit.clone_into(&mut self.services[index]),
+            None if self.services.len() == SERVICES_MAX => return false,
+            None => self.services.push(commit.clone()),
+        }
+        true
+    }
+
+    /// Writes the bank that is not in force and puts it in force with one store.
+    ///
+    /// `is_ours` tells which lane slots the flip decides about; the others are left alone.
+    pub(crate) fn flip(&self, control: &Control, is_ours: impl Fn(usize) -> bool) {
+        let generation = &control.consumer.generation;
+        // ORDERING: Relaxed; the consumer is the only writer.
+        let next = generation.load(Ordering::Relaxed).wrapping_add(1);
+        let bank = (next & 1) as usize;
+        let used = control.limits.lanes as usize;
+        for (slot, commit) in self.lanes.iter().enumerate().take(used) {
+            if is_ours(slot) {
+                control.lane_commits[bank][slot].store(commit);
+            }
+        }
+        for (slot, commit) in self.services.iter().enumerate() {
+            control.service_commits[bank][slot].store(commit);
+        }
+        // ORDERING: Release (K1). Everything in the bank before the word that makes it true.
+        generation.store(next, Ordering::Release);
+    }
+}
+
+/// The bank that a flip word has in force.
+pub(crate) fn bank(word: &AtomicU64) -> usize {
+    // ORDERING: Acquire (K1).
+    (word.load(Ordering::Acquire) & 1) as usize
+}
+
+/// The services committed in `bank`. Slots are filled in order and never emptied.
+pub(crate) fn services(control: &Control, bank: usize) -> Vec<ServiceCommit> {
+    control.service_commits[bank]
+        .iter()
+        .map(ServiceCommitSlot::load)
+        .take_while(|commit| !commit.name.is_empty())
+        .collect()
+}
+
+/// Commits one lane that is not persisted: its own slot pair, its own flip word.
+pub(crate) fn flip_lane(control: &Control, slot: usize, selector: &AtomicU64, commit: &LaneCommit) {
+    // ORDERING: Relaxed; the consumer is the only writer.
+    let next = selector.load(Ordering::Relaxed).wrapping_add(1);
+    control.lane_commits[(next & 1) as usize][slot].store(commit);
+    // ORDERING: Release (K1).
+    selector.store(next, Ordering::Release);
+}
+
+/// What is committed of the lane in `slot`, if that slot still speaks of `epoch`.
+pub(crate) fn lane(control: &Control, slot: usize, epoch: u64, flip: &AtomicU64) -> LaneCommit {
+    loop {
+        let bank = bank(flip);
+        let commit = control.lane_commits[bank][slot].load();
+        // A second flip during the copy would have rewritten this bank; the consumer flips at most a few
+        // hundred times a second, so this ends.
+        if self::bank(flip) == bank {
+            let ours = commit.epoch == epoch;
+            return if ours {
+                commit
+            } else {
+                LaneCommit {
+                    epoch,
+                    ..LaneCommit::default()
+                }
+            };
+        }
+    }
+}

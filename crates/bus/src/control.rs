@@ -1,0 +1,333 @@
+//! The control segment: created by whoever comes first, read by everyone.
+//!
+//! Ordering pair C1, `ready`: Release by the creator after everything else -> Acquire by all who attach.
+//! Rules are replaced by the consumer under `rules_sequence` (odd while it writes), a seqlock.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromZeros, IntoBytes};
+
+use crate::bus::Limits;
+use crate::clock::{self, CalibrationPage};
+use crate::doorbell::{self, DoorbellLine};
+use crate::error::{Error, ErrorKind};
+use crate::layout::{
+    CALIBRATION_OFFSET, CONSUMER_OFFSET, CONTROL_BYTES, CONTROL_MAGIC, ConsumerLine, ConsumerText,
+    ControlHeader, DIRECTORY_OFFSET, DOORBELL_OFFSET, DirectoryEntry, LANE_COMMITS_OFFSET,
+    LANES_MAX, LAYOUT_VERSION, LaneCommitSlot, NAMES_MAX, NAMES_OFFSET, NameSlot, READY_OFFSET,
+    REQUEST_OFFSET, RULES_MAX, RULES_OFFSET, ReadyLine, RequestLine, SERVICE_COMMITS_OFFSET,
+    SERVICES_MAX, SOURCES_MAX, SOURCES_OFFSET, ServiceCommitSlot, SourceSlot, TEXT_OFFSET,
+};
+use crate::object::{self, Access, Created, Object};
+use crate::region::{Pinned, Region};
+use crate::rule::{Rule, RuleEntry, RuleTable};
+use crate::sync::atomic::{Ordering, fence};
+
+/// How long an attacher waits for a creator that is still at work, before it takes over.
+const CREATOR_PATIENCE: Duration = Duration::from_millis(500);
+const RETRY_INTERVAL: Duration = Duration::from_millis(2);
+
+/// The mapped control segment, with its parts.
+pub(crate) struct Control {
+    pub(crate) bus: String,
+    pub(crate) access: Access,
+    pub(crate) limits: Limits,
+    pub(crate) doorbell: Pinned<DoorbellLine>,
+    pub(crate) request: Pinned<RequestLine>,
+    pub(crate) consumer: Pinned<ConsumerLine>,
+    pub(crate) calibration: Pinned<CalibrationPage>,
+    pub(crate) directory: Pinned<[DirectoryEntry; LANES_MAX]>,
+    pub(crate) names: Pinned<[NameSlot; NAMES_MAX]>,
+    pub(crate) sources: Pinned<[SourceSlot; SOURCES_MAX]>,
+    /// `[bank][lane]`
+    pub(crate) lane_commits: Pinned<[[LaneCommitSlot; LANES_MAX]; 2]>,
+    /// `[bank][service]`
+    pub(crate) service_commits: Pinned<[[ServiceCommitSlot; SERVICES_MAX]; 2]>,
+    region: Arc<Region>,
+}
+
+impl Control {
+    /// Attaches to the bus; where there is none, creates it with these rules and limits.
+    pub(crate) fn attach(
+        bus: &str,
+        access: Access,
+        rules: &RuleTable,
+        limits: Limits,
+    ) -> Result<Self, Error> {
+        object::check_bus_name(bus)?;
+        let name = object::control_name(bus);
+        match object::create(&name, CONTROL_BYTES, access)? {
+            Created::New(object) => {
+                object::try_lock(&object.descriptor);
+                initialise(&object.region, rules, limits)?;
+                object::unlock(&object.descriptor);
+                Self::over(bus, access, object.region)
+            }
+            Created::Exists => Self::attach_existing(bus, access, &name, Some((rules, limits))),
+        }
+    }
+
+    /// Attaches to a bus that must exist.
+    pub(crate) fn open(bus: &str, access: Access) -> Result<Self, Error> {
+        object::check_bus_name(bus)?;
+        Self::attach_existing(bus, access, &object::control_name(bus), None)
+    }
+
+    /// The object exists; its creator may be at work in it, or may have died in the middle.
+    fn attach_existing(
+        bus: &str,
+        access: Access,
+        name: &str,
+        remake: Option<(&RuleTable, Limits)>,
+    ) -> Result<Self, Error> {
+        let patience = (CREATOR_PATIENCE.as_nanos() / RETRY_INTERVAL.as_nanos()) as u32;
+        for _ in 0..patience {
+            match object::open(name, access) {
+                Ok(object) if is_ready(&object.region) => {
+                    return Self::over(bus, access, object.region);
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    let message = format!(
+                        "bus {bus:?} does not exist: start `millpond daemon --bus {bus}` or a publisher"
+                    );
+                    return Err(Error::new(ErrorKind::NotFound, message));
+                }
+                // Opened before its creator has sized it: the mapping of nothing is refused.
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Io => {}
+                Err(error) => return Err(error),
+            }
+            std::thread::sleep(RETRY_INTERVAL);
+        }
+        let Some((rules, limits)) = remake else {
+            let message = format!(
+                "bus {bus:?} was never finished by its creator: remove it by attaching a publisher"
+            );
+            return Err(Error::new(ErrorKind::WrongLayout, message));
+        };
+        let descriptor = object::open_descriptor(name)?;
+        Self::take_over(bus, access, name, &descriptor, rules, limits)
+    }
+
+    /// The creator is gone: whoever gets its lock finishes the work.
+    fn take_over(
+        bus: &str,
+        access: Access,
+        name: &str,
+        descriptor: &OwnedFd,
+        rules: &RuleTable,
+        limits: Limits,
+    ) -> Result<Self, Error> {
+        if !object::try_lock(descriptor) {
+            let message = format!("bus {bus:?} is being created by a process that does not finish");
+            return Err(Error::new(ErrorKind::WrongLayout, message));
+        }
+        object::allocate(descriptor, name, CONTROL_BYTES)?;
+        let Object { region, .. } = object::open(name, access)?;
+        if !is_ready(&region) {
+            initialise(&region, rules, limits)?;
+        }
+        object::unlock(descriptor);
+        Self::over(bus, access, region)
+    }
+
+    fn over(bus: &str, access: Access, region: Arc<Region>) -> Result<Self, Error> {
+        let name = object::control_name(bus);
+        let header: ControlHeader = region.read(0);
+        let wrong = |what: &str, found: u64, expected: u64| {
+            let message = format!(
+                "shared memory {name} has {what} {found}, expected {expected}: another millpond release made \
+                 it; stop its processes and remove /dev/shm{name}"
+            );
+            Error::new(ErrorKind::WrongLayout, message)
+        };
+        if header.magic.get() != CONTROL_MAGIC {
+            return Err(wrong("magic", header.magic.get(), CONTROL_MAGIC));
+        }
+        if header.layout_version.get() != LAYOUT_VERSION {
+            let found = header.layout_version.get();
+            return Err(wrong("layout version", found.into(), LAYOUT_VERSION.into()));
+        }
+        if region.length_bytes() < CONTROL_BYTES {
+            return Err(wrong(
+                "length",
+                region.length_bytes() as u64,
+                CONTROL_BYTES as u64,
+            ));
+        }
+        let short = || wrong("length", region.length_bytes() as u64, CONTROL_BYTES as u64);
+        Ok(Control {
+            bus: bus.to_owned(),
+            access,
+            limits: Limits {
+                bus_bytes: header.bus_bytes_limit.get(),
+                lanes: header.lanes_limit.get().min(LANES_MAX as u32),
+            },
+            doorbell: region.pin(DOORBELL_OFFSET).ok_or_else(short)?,
+            request: region.pin(REQUEST_OFFSET).ok_or_else(short)?,
+            consumer: region.pin(CONSUMER_OFFSET).ok_or_else(short)?,
+            calibration: region.pin(CALIBRATION_OFFSET).ok_or_else(short)?,
+            directory: region.pin(DIRECTORY_OFFSET).ok_or_else(short)?,
+            names: region.pin(NAMES_OFFSET).ok_or_else(short)?,
+            sources: region.pin(SOURCES_OFFSET).ok_or_else(short)?,
+            lane_commits: region.pin(LANE_COMMITS_OFFSET).ok_or_else(short)?,
+            service_commits: region.pin(SERVICE_COMMITS_OFFSET).ok_or_else(short)?,
+            region,
+        })
+    }
+
+    /// The rule table as it stands. Retries while the consumer replaces it.
+    pub(crate) fn rules(&self) -> Result<RuleTable, Error> {
+        for _ in 0..1000 {
+            // ORDERING: Acquire (seqlock); the copies below come after it.
+            let before = self.consumer.rules_sequence.load(Ordering::Acquire);
+            // ORDERING: Relaxed; validated by the second look at the sequence.
+            let count = self.consumer.rules_count.load(Ordering::Relaxed) as usize;
+            let entries: Vec<RuleEntry> = (0..count.min(RULES_MAX))
+                .map(|index| {
+                    self.region
+                        .read(RULES_OFFSET + index * size_of::<RuleEntry>())
+                })
+                .collect();
+            // ORDERING: Acquire fence (seqlock); the copies above come before the second look.
+            fence(Ordering::Acquire);
+            // ORDERING: Relaxed; ordered by the fence.
+            if before % 2 == 0 && self.consumer.rules_sequence.load(Ordering::Relaxed) == before {
+                return decode_rules(&self.bus, &entries);
+            }
+            std::thread::yield_now();
+        }
+        let message = format!("the rules of bus {:?} never came to rest", self.bus);
+        Err(Error::new(ErrorKind::WrongLayout, message))
+    }
+
+    /// Consumer only: replaces the rule table. Lanes that exist keep the rule they were opened under.
+    pub(crate) fn install_rules(&self, rules: &RuleTable) {
+        write_rules(&self.region, &self.consumer, rules);
+    }
+
+    /// Consumer only: what people should know about it.
+    pub(crate) fn store_text(&self, text: &ConsumerText) {
+        let sequence = &self.consumer.text_sequence;
+        // ORDERING: Relaxed load; the consumer is the only writer.
+        let odd = sequence.load(Ordering::Relaxed) | 1;
+        // ORDERING: Relaxed store, then a Release fence (seqlock): odd is seen before the new text.
+        sequence.store(odd, Ordering::Relaxed);
+        fence(Ordering::Release);
+        self.region.copy_in(TEXT_OFFSET, text.as_bytes());
+        // ORDERING: Release (seqlock): the text before the even number.
+        sequence.store(odd.wrapping_add(1), Ordering::Release);
+    }
+
+    /// The consumer's words; torn ones are better than none for a person, so it does not insist.
+    pub(crate) fn load_text(&self) -> ConsumerText {
+        let mut text = ConsumerText::new_zeroed();
+        for _ in 0..100 {
+            // ORDERING: Acquire (seqlock).
+            let before = self.consumer.text_sequence.load(Ordering::Acquire);
+            text = self.region.read(TEXT_OFFSET);
+            // ORDERING: Acquire fence (seqlock).
+            fence(Ordering::Acquire);
+            // ORDERING: Relaxed; ordered by the fence.
+            if before % 2 == 0 && self.consumer.text_sequence.load(Ordering::Relaxed) == before {
+                break;
+            }
+        }
+        text
+    }
+
+    /// Rings whatever the consumer is doing. At most one system call.
+    pub(crate) fn ring(&self) {
+        doorbell::full_fence();
+        if self.doorbell.unpark() {
+            doorbell::wake(&self.doorbell.parked);
+        }
+    }
+}
+
+fn is_ready(region: &Arc<Region>) -> bool {
+    match region.pin::<ReadyLine>(READY_OFFSET) {
+        // ORDERING: Acquire (C1).
+        Some(line) => line.ready.load(Ordering::Acquire) == 1,
+        None => false,
+    }
+}
+
+fn decode_rules(bus: &str, entries: &[RuleEntry]) -> Result<RuleTable, Error> {
+    let wrong = |why: String| {
+        Error::new(
+            ErrorKind::WrongLayout,
+            format!("the rules of bus {bus:?} cannot be read: {why}"),
+        )
+    };
+    let rules = entries
+        .iter()
+        .map(Rule::try_from)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| wrong(error.to_string()))?;
+    RuleTable::new(rules).map_err(|error| wrong(error.to_string()))
+}
+
+fn write_rules(region: &Region, consumer: &Pinned<ConsumerLine>, rules: &RuleTable) {
+    // ORDERING: Relaxed load; there is one writer, the creator or the holder of the lease.
+    let odd = consumer.rules_sequence.load(Ordering::Relaxed) | 1;
+    // ORDERING: Relaxed store, then a Release fence (seqlock): odd is seen before any new entry.
+    consumer.rules_sequence.store(odd, Ordering::Relaxed);
+    fence(Ordering::Release);
+    for (index, rule) in rules.iter().enumerate() {
+        let offset = RULES_OFFSET + index * size_of::<RuleEntry>();
+        region.copy_in(offset, RuleEntry::from(rule).as_bytes());
+    }
+    // ORDERING: Relaxed; published by the Release below.
+    consumer
+        .rules_count
+        .store(rules.len() as u32, Ordering::Relaxed);
+    // ORDERING: Release (seqlock): all entries before the even number.
+    consumer
+        .rules_sequence
+        .store(odd.wrapping_add(1), Ordering::Release);
+}
+
+/// Fills in a fresh segment; `ready` last. The memory is zero, which is right for everything else.
+fn initialise(region: &Arc<Region>, rules: &RuleTable, limits: Limits) -> Result<(), Error> {
+    let short = || {
+        Error::new(
+            ErrorKind::WrongLayout,
+            "the control segment is too small".to_owned(),
+        )
+    };
+    let consumer: Pinned<ConsumerLine> = region.pin(CONSUMER_OFFSET).ok_or_else(short)?;
+    let calibration: Pinned<CalibrationPage> = region.pin(CALIBRATION_OFFSET).ok_or_else(short)?;
+    let doorbell: Pinned<DoorbellLine> = region.pin(DOORBELL_OFFSET).ok_or_else(short)?;
+    let ready: Pinned<ReadyLine> = region.pin(READY_OFFSET).ok_or_else(short)?;
+    clock::initialise(&calibration);
+    let header = ControlHeader {
+        magic: U64::new(CONTROL_MAGIC),
+        layout_version: U32::new(LAYOUT_VERSION),
+        lanes_limit: U32::new(limits.lanes),
+        segment_bytes: U64::new(CONTROL_BYTES as u64),
+        bus_bytes_limit: U64::new(limits.bus_bytes),
+        created_ns: U64::new(clock::realtime_ns()),
+        creator_pid: U32::new(std::process::id()),
+        creator_uid: U32::new(rustix::process::geteuid().as_raw()),
+        boot_id: boot_id(),
+    };
+    region.copy_in(0, header.as_bytes());
+    // Until a consumer says that it can use membarrier, publishers fence.
+    // ORDERING: Relaxed; published by `ready` (C1).
+    doorbell.fence_required.store(1, Ordering::Relaxed);
+    write_rules(region, &consumer, rules);
+    // ORDERING: Release (C1).
+    ready.ready.store(1, Ordering::Release);
+    Ok(())
+}
+
+/// The kernel's random id of this boot, so that an inspector can tell a copied segment from a live one.
+fn boot_id() -> [u8; 16] {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    u128::from_str_radix(&digits, 16).unwrap_or(0).to_be_bytes()
+}

@@ -1,0 +1,802 @@
+//! The consumer's side: the lease, the lanes, the causal merge, the commit, and sleep.
+//!
+//! # Order
+//! Each pass takes `T = now` before it reads any tail and takes only records with `time <= T`, merged by
+//! time. If B read A's event before it published its own, A's commit came before B's stamp and so
+//! before `T`, which means that this pass sees A's record too, and takes it first.
+//!
+//! # Trust
+//! Every header is copied out and checked, every payload is copied out before anyone looks at it. A lane
+//! with nonsense is quarantined: it stops being read, is reported once, and disturbs nobody else.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use zerocopy::FromZeros;
+
+use crate::clock::{self, Clock};
+use crate::commit::{self, CommitArea, LaneCommit, ServiceCommit};
+use crate::control::Control;
+use crate::doorbell;
+use crate::error::{Error, ErrorKind};
+use crate::lane::{LaneInfo, LaneMemory};
+use crate::layout::{ConsumerText, FLAG_INLINE_NAME};
+use crate::names;
+use crate::object;
+use crate::pattern::check_event_name;
+use crate::region::Pinned;
+use crate::ring::{self, Damage, Reader, RecordHeader, RingHeader};
+use crate::rule::{Class, Rule, RuleTable};
+use crate::stats::ConsumerInfo;
+use crate::sync::atomic::Ordering;
+
+mod registry;
+
+pub(crate) use registry::SourceTotalsPlain;
+
+/// A stamp further than this in the future is not waited for.
+const FUTURE_MAX_NS: u64 = 1_000_000_000;
+
+/// Which lanes a pass is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Lanes of rules with a service: what they hold is released when it is in a file.
+    Persisted,
+    /// All others: released at once.
+    Unpersisted,
+}
+
+/// A lane, as items name it. Reused after the lane is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LaneId(pub u32);
+
+/// An event's name, and the number it is interned under (`u32::MAX`: not interned).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NameRef<'a> {
+    /// Index for caches; the same number is always the same name while the bus exists.
+    pub id: u32,
+    /// The name.
+    pub text: &'a str,
+}
+
+/// One event, copied out of its lane.
+#[derive(Debug, Clone, Copy)]
+pub struct Record<'a> {
+    /// The lane it came through.
+    pub lane: LaneId,
+    /// Real time of its publication in ns, monotone within a lane.
+    pub time_ns: u64,
+    /// Number within its lane; a missing number is a counted drop.
+    pub sequence: u64,
+    /// Level number, see [`crate::Level::from_u8`].
+    pub level: u8,
+    /// Flags of the record header.
+    pub flags: u16,
+    /// The event's name.
+    pub name: NameRef<'a>,
+    /// Hash of the payload's schema, 0 for plain bytes.
+    pub schema_id: u32,
+    /// The payload.
+    pub payload: &'a [u8],
+}
+
+/// Events that a publisher dropped: their numbers are missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// The lane.
+    pub lane: LaneId,
+    /// First missing number.
+    pub first: u64,
+    /// Last missing number.
+    pub last: u64,
+}
+
+/// What a pass hands to its visitor.
+#[derive(Debug, Clone, Copy)]
+pub enum Item<'a> {
+    /// An event.
+    Record(Record<'a>),
+    /// A loss.
+    Gap(Gap),
+}
+
+/// What the visitor did with an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Taken. In scope `Persisted` it is counted as written once its group is committed.
+    Keep,
+    /// Taken and refused for what it is; counted as rejected.
+    Reject,
+    /// Not taken: the pass ends here, and the item comes again in the next one.
+    Stop,
+}
+
+/// What one pass did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pass {
+    /// Records taken.
+    pub records: u64,
+    /// The visitor stopped it.
+    pub stopped: bool,
+    /// A lane is more than half full with what is not committed: commit soon.
+    pub pressure: bool,
+}
+
+/// How the consumer wants to sleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sleep {
+    /// Nothing is pending: the first event wakes it.
+    UntilWork,
+    /// Something is pending and due by itself: only thresholds wake it.
+    UntilThreshold,
+    /// The log sink takes nothing: events of persisted rules do not wake it.
+    UntilDisk,
+}
+
+/// Lane positions and counters drained so far, to be committed later.
+#[derive(Debug)]
+pub struct Mark {
+    lanes: Vec<(usize, LaneCommit)>,
+}
+
+/// Something about a lane that people should hear of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConsumerNotice {
+    /// A lane holds nonsense and is read no more.
+    Quarantined {
+        /// The publisher's label.
+        label: String,
+        /// Its process.
+        pid: u32,
+        /// What was found, where.
+        damage: String,
+    },
+    /// A registered lane cannot be opened.
+    Unreadable {
+        /// Why.
+        error: String,
+    },
+}
+
+/// Wakes the consumer from any thread or process.
+#[derive(Clone)]
+pub struct Doorbell {
+    control: Arc<Control>,
+}
+
+impl Doorbell {
+    pub(crate) fn new(control: Arc<Control>) -> Self {
+        Doorbell { control }
+    }
+
+    /// Rings. One system call if the consumer sleeps, none if it is awake.
+    pub fn ring(&self) {
+        self.control.ring();
+    }
+}
+
+struct DrainLane {
+    slot: usize,
+    info: LaneInfo,
+    descriptor: OwnedFd,
+    ring: Pinned<RingHeader>,
+    reader: Reader<LaneMemory>,
+    persisted: bool,
+    /// What has been drained, committed or not. Its position and sequence are filled in by `mark`.
+    counts: LaneCommit,
+    committed_position: u64,
+    committed_missing: u64,
+    durable_position: u64,
+    /// Drained since the last mark.
+    dirty: bool,
+    quarantined: bool,
+    wake_after_bytes: u64,
+    wake_after_events: u64,
+}
+
+/// The consumer's side of a bus. Holds the lease: there is one at a time, in the whole system.
+///
+/// See the crate's front page for its use, and the crate `daemon` for the loop around it.
+pub struct Drain {
+    control: Arc<Control>,
+    lease: OwnedFd,
+    clock: Clock,
+    barrier: bool,
+    /// By directory slot.
+    lanes: Vec<Option<Box<DrainLane>>>,
+    /// Slots in use.
+    open_slots: Vec<usize>,
+    names: Vec<Option<Box<str>>>,
+    scratch: Vec<u8>,
+    heap: BinaryHeap<Reverse<(u64, usize)>>,
+    area: CommitArea,
+    directory_seen: u64,
+    flush_seen: u64,
+    rotate_seen: u64,
+    notices: Vec<ConsumerNotice>,
+}
+
+impl Drain {
+    pub(crate) fn open(control: Arc<Control>, registered: bool) -> Result<Self, Error> {
+        let name = object::control_name(&control.bus);
+        let lease = object::open_descriptor(&name)?;
+        if !object::try_lock(&lease) {
+            let info = ConsumerInfo::read(&control, true);
+            let message = format!(
+                "bus {:?} has a consumer already: process {}; stop it first, or use another bus",
+                control.bus, info.pid
+            );
+            return Err(Error::new(ErrorKind::AlreadyRunning, message));
+        }
+        let barrier = registered && doorbell::membarrier_all();
+        let clock = Clock::new(control.calibration.clone());
+        let line = &control.consumer;
+        // ORDERING: Relaxed; for people and for the next publisher, nothing depends on the order.
+        control
+            .doorbell
+            .fence_required
+            .store(u32::from(!barrier), Ordering::Relaxed);
+        line.pid.store(std::process::id(), Ordering::Relaxed);
+        line.started_ns.store(clock.now_ns(), Ordering::Relaxed);
+        let area = CommitArea::load(&control);
+        let mut drain = Drain {
+            lease,
+            clock,
+            barrier,
+            lanes: (0..control.limits.lanes).map(|_| None).collect(),
+            open_slots: Vec::new(),
+            names: Vec::new(),
+            scratch: Vec::new(),
+            heap: BinaryHeap::new(),
+            area,
+            directory_seen: u64::MAX,
+            flush_seen: 0,
+            // ORDERING: Relaxed; an old request is not repeated for a new consumer.
+            rotate_seen: line_value(&control.request.rotate_requests),
+            notices: Vec::new(),
+            control,
+        };
+        drain.housekeep();
+        Ok(drain)
+    }
+
+    /// The rules that publishers use from now on. Lanes that exist keep theirs.
+    pub fn install_rules(&mut self, rules: &RuleTable) {
+        self.control.install_rules(rules);
+    }
+
+    /// The services and lengths of the last commit, also one of an earlier consumer.
+    pub fn committed_services(&self) -> &[ServiceCommit] {
+        self.area.services()
+    }
+
+    /// Label and rule of the lane an item came through.
+    pub fn lane(&self, id: LaneId) -> Option<(&str, &Rule)> {
+        let lane = self.lanes.get(id.0 as usize)?.as_ref()?;
+        Some((&lane.info.label, &lane.info.rule))
+    }
+
+    /// The number of this lane that no other lane of the bus ever has.
+    pub fn lane_epoch(&self, id: LaneId) -> Option<u64> {
+        Some(self.lanes.get(id.0 as usize)?.as_ref()?.info.epoch)
+    }
+
+    /// Drops by cause as the publisher of this lane has counted them: full, deadline, too long.
+    pub fn lane_drops(&self, id: LaneId) -> Option<[u64; 3]> {
+        let lane = self.lanes.get(id.0 as usize)?.as_ref()?;
+        let line = &lane.ring.publisher;
+        Some([
+            line_value(&line.dropped_full),
+            line_value(&line.dropped_deadline),
+            line_value(&line.dropped_too_long),
+        ])
+    }
+
+    /// The bus's clock.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// A handle that wakes this consumer, for its own writer thread and signal handlers.
+    pub fn doorbell(&self) -> Doorbell {
+        Doorbell::new(Arc::clone(&self.control))
+    }
+
+    /// Reads everything that is there, in causal order, until the visitor stops it.
+    ///
+    /// Never blocks, makes no system call, and allocates only for a longer payload than any before.
+    pub fn pass(&mut self, scope: Scope, visit: &mut impl FnMut(Item<'_>) -> Verdict) -> Pass {
+        // Before any tail is read: see the module's front page.
+        let cut_ns = self.clock.cut_ns();
+        let mut pass = Pass::default();
+        let persisted = scope == Scope::Persisted;
+        self.heap.clear();
+        for &slot in &self.open_slots {
+            let Some(lane) = self.lanes[slot].as_mut() else {
+                continue;
+            };
+            if lane.persisted != persisted || lane.quarantined {
+                continue;
+            }
+            match lane.next_time(cut_ns) {
+                Ok(Some(time_ns)) => self.heap.push(Reverse((time_ns, slot))),
+                Ok(None) => lane.visit_trailing_gap(visit),
+                Err(damage) => quarantine(lane, damage, &mut self.notices),
+            }
+        }
+        while let Some(Reverse((_, slot))) = self.heap.pop() {
+            let bound_ns = self
+                .heap
+                .peek()
+                .map_or(cut_ns, |Reverse((time_ns, _))| *time_ns);
+            let Some(lane) = self.lanes[slot].as_mut() else {
+                continue;
+            };
+            let mut context = RunContext {
+                names: &mut self.names,
+                control: &self.control,
+                scratch: &mut self.scratch,
+                cut_ns,
+                bound_ns,
+                records: &mut pass.records,
+            };
+            match lane.run(&mut context, visit) {
+                Ok(RunEnd::Empty) => {}
+                Ok(RunEnd::Later(time_ns)) if time_ns <= cut_ns => {
+                    self.heap.push(Reverse((time_ns, slot)));
+                }
+                Ok(RunEnd::Later(_)) => {}
+                Ok(RunEnd::Stopped) => {
+                    pass.stopped = true;
+                    break;
+                }
+                Err(damage) => quarantine(lane, damage, &mut self.notices),
+            }
+        }
+        for &slot in &self.open_slots {
+            if let Some(lane) = &self.lanes[slot]
+                && lane.dirty
+            {
+                pass.pressure |= lane.publish_progress() && lane.persisted == persisted;
+            }
+        }
+        pass
+    }
+
+    /// What has been drained of the lanes in `scope` since their last mark.
+    pub fn mark(&mut self, scope: Scope) -> Mark {
+        let persisted = scope == Scope::Persisted;
+        let mut lanes = Vec::new();
+        for &slot in &self.open_slots {
+            if let Some(lane) = self.lanes[slot].as_mut()
+                && lane.dirty
+                && lane.persisted == persisted
+            {
+                lane.dirty = false;
+                lanes.push((slot, lane.snapshot()));
+            }
+        }
+        Mark { lanes }
+    }
+
+    /// Makes a group true: the services' new lengths and the lanes' positions, in one store. Then releases
+    /// the lanes and wakes whoever waited for that.
+    ///
+    /// `durable` says that the group is on the disk as well. Costs a few microseconds.
+    pub fn commit(&mut self, mark: Mark, services: &[ServiceCommit], durable: bool) {
+        for service in services {
+            // The sink refuses services beyond the same limit, so there is a slot.
+            self.area.set_service(service);
+        }
+        for &(slot, commit) in &mark.lanes {
+            self.area.set_lane(slot, commit);
+        }
+        let lanes = &self.lanes;
+        let is_persisted = |slot: usize| match &lanes[slot] {
+            Some(lane) => lane.persisted,
+            None => false,
+        };
+        self.area.flip(&self.control, is_persisted);
+        self.release(&mark, durable);
+    }
+
+    /// Commits what was drained of lanes that are not persisted, and releases it.
+    pub fn commit_unpersisted(&mut self) {
+        let mark = self.mark(Scope::Unpersisted);
+        for (slot, commit) in &mark.lanes {
+            if let Some(lane) = &self.lanes[*slot] {
+                commit::flip_lane(&self.control, *slot, &lane.ring.reader.selector, commit);
+            }
+        }
+        self.release(&mark, true);
+    }
+
+    fn release(&mut self, mark: &Mark, durable: bool) {
+        for (slot, commit) in &mark.lanes {
+            let Some(lane) = self.lanes[*slot].as_mut() else {
+                continue;
+            };
+            lane.committed_position = commit.position;
+            lane.committed_missing = commit.missing;
+            if durable {
+                lane.mark_durable(commit.position);
+            }
+            ring::release(&lane.ring, commit.position);
+        }
+        self.wake_waiting(mark.lanes.iter().map(|(slot, _)| *slot));
+    }
+
+    /// Everything committed so far is on the disk.
+    pub fn mark_durable(&mut self) {
+        for &slot in &self.open_slots {
+            if let Some(lane) = self.lanes[slot].as_mut() {
+                lane.mark_durable(lane.committed_position);
+            }
+        }
+        self.wake_waiting(self.open_slots.iter().copied());
+    }
+
+    fn wake_waiting(&self, slots: impl Iterator<Item = usize>) {
+        // One fence orders all the position stores before all the looks at `waiting` (P3).
+        doorbell::full_fence();
+        for slot in slots {
+            let Some(lane) = &self.lanes[slot] else {
+                continue;
+            };
+            let waiting = &lane.ring.space.waiting;
+            // ORDERING: Relaxed; ordered by the fence above (P3).
+            if waiting.load(Ordering::Relaxed) != 0 {
+                // ORDERING: Relaxed; the word is changed before the wake, the wake is a system call.
+                waiting.store(0, Ordering::Relaxed);
+                doorbell::wake(waiting);
+            }
+        }
+    }
+
+    /// True once for each time somebody asked for a flush; with `Durable` where anyone wants that.
+    pub fn flush_requested(&mut self) -> Option<crate::publisher::Guarantee> {
+        // ORDERING: Acquire; the flush positions were stored before.
+        let requests = self.control.request.flush_requests.load(Ordering::Acquire);
+        if requests == self.flush_seen {
+            return None;
+        }
+        self.flush_seen = requests;
+        let durable = self
+            .open_slots
+            .iter()
+            .filter_map(|&slot| self.lanes[slot].as_ref())
+            .any(|lane| {
+                let line = &lane.ring.publisher;
+                // ORDERING: Relaxed; covered by the Acquire above.
+                line.flush_guarantee.load(Ordering::Relaxed) == 2
+                    && line_value(&line.flush_position) > lane.durable_position
+            });
+        use crate::publisher::Guarantee::{Durable, Written};
+        Some(if durable { Durable } else { Written })
+    }
+
+    /// True once for each request to rotate.
+    pub fn rotation_requested(&mut self) -> bool {
+        // ORDERING: Acquire; pairs with the Release of whoever asks.
+        let requests = self.control.request.rotate_requests.load(Ordering::Acquire);
+        std::mem::replace(&mut self.rotate_seen, requests) != requests
+    }
+
+    /// Whether anything drained waits for a mark and commit in `scope`.
+    pub fn has_uncommitted(&self, scope: Scope) -> bool {
+        let persisted = scope == Scope::Persisted;
+        self.open_lanes()
+            .any(|lane| lane.persisted == persisted && lane.dirty)
+    }
+
+    /// Whether any lane holds what has not been drained.
+    pub fn has_work(&self) -> bool {
+        self.open_lanes().any(DrainLane::has_records)
+    }
+
+    fn open_lanes(&self) -> impl Iterator<Item = &DrainLane> {
+        self.open_slots
+            .iter()
+            .filter_map(|&slot| self.lanes[slot].as_deref())
+    }
+
+    /// Sleeps until someone rings, at most `timeout`. `is_ready` is asked after the announcement, so that a
+    /// thread which makes it true and then rings is never missed. Two system calls.
+    pub fn park(&mut self, sleep: Sleep, timeout: Duration, is_ready: impl FnOnce() -> bool) {
+        let state = match sleep {
+            Sleep::UntilWork => doorbell::PARKED,
+            Sleep::UntilThreshold => doorbell::PARKED_WITH_DEADLINE,
+            Sleep::UntilDisk => doorbell::PARKED_FOR_DISK,
+        };
+        let barrier = self.barrier;
+        self.control.doorbell.set_parked(state, || {
+            if !(barrier && doorbell::membarrier_all()) {
+                doorbell::full_fence();
+            }
+        });
+        if !is_ready() && !self.is_due(sleep) {
+            doorbell::sleep(&self.control.doorbell.parked, state, Some(timeout));
+        }
+        self.control.doorbell.set_awake();
+    }
+
+    /// The look after the announcement: everything that a publisher may have missed to ring for.
+    fn is_due(&self, sleep: Sleep) -> bool {
+        let request = &self.control.request;
+        line_value(&request.directory_changes) != self.directory_seen
+            || line_value(&request.flush_requests) != self.flush_seen
+            || line_value(&request.rotate_requests) != self.rotate_seen
+            || self.open_lanes().any(|lane| match sleep {
+                Sleep::UntilWork => lane.has_records(),
+                Sleep::UntilThreshold => lane.is_over_threshold(),
+                Sleep::UntilDisk => !lane.persisted && lane.is_over_threshold(),
+            })
+    }
+
+    /// What people should be told since the last call.
+    pub fn take_notices(&mut self) -> Vec<ConsumerNotice> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// Texts that statistics show beside the consumer: the writer's backend and why, the log directory, and
+    /// what troubles it (empty for nothing). Cut at 256, 512 and 256 bytes.
+    pub fn describe(&mut self, backend: &str, logs_dir: &str, trouble: &str) {
+        let mut text = ConsumerText::new_zeroed();
+        let fill = |field: &mut [u8], value: &str| {
+            let length = value.floor_char_boundary(field.len());
+            field[..length].copy_from_slice(&value.as_bytes()[..length]);
+        };
+        fill(&mut text.backend, backend);
+        fill(&mut text.logs_dir, logs_dir);
+        fill(&mut text.trouble, trouble);
+        self.control.store_text(&text);
+    }
+}
+
+impl Drop for Drain {
+    fn drop(&mut self) {
+        // ORDERING: Relaxed; for people only, the lease itself is the lock.
+        self.control.consumer.pid.store(0, Ordering::Relaxed);
+        object::unlock(&self.lease);
+    }
+}
+
+impl std::fmt::Debug for Drain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Drain")
+            .field("bus", &self.control.bus)
+            .field("lanes", &self.open_slots.len())
+            .finish_non_exhaustive()
+    }
+}
+
+fn line_value(word: &crate::sync::atomic::AtomicU64) -> u64 {
+    // ORDERING: Relaxed; a number that says only itself.
+    word.load(Ordering::Relaxed)
+}
+
+fn quarantine(lane: &mut DrainLane, damage: Damage, notices: &mut Vec<ConsumerNotice>) {
+    lane.quarantined = true;
+    // ORDERING: Relaxed; a flag that says only itself.
+    lane.ring.reader.quarantined.store(1, Ordering::Relaxed);
+    notices.push(ConsumerNotice::Quarantined {
+        label: lane.info.label.clone(),
+        pid: lane.info.publisher_pid,
+        damage: format!(
+            "{} {} at position {}, limit {}",
+            damage.what, damage.found, damage.position, damage.limit
+        ),
+    });
+}
+
+/// What `DrainLane::run` needs of its `Drain`.
+struct RunContext<'a> {
+    names: &'a mut Vec<Option<Box<str>>>,
+    control: &'a Control,
+    scratch: &'a mut Vec<u8>,
+    cut_ns: u64,
+    bound_ns: u64,
+    records: &'a mut u64,
+}
+
+enum RunEnd {
+    Empty,
+    Later(u64),
+    Stopped,
+}
+
+impl DrainLane {
+    /// The time of the next record, if there is one that `cut_ns` allows.
+    fn next_time(&mut self, cut_ns: u64) -> Result<Option<u64>, Damage> {
+        if self.reader.refresh()? == 0 {
+            return Ok(None);
+        }
+        Ok(self
+            .reader
+            .peek()?
+            .map(|header| effective_time(&header, cut_ns))
+            .filter(|&t| t <= cut_ns))
+    }
+
+    /// Visits records up to `bound_ns`.
+    #[inline]
+    fn run(
+        &mut self,
+        context: &mut RunContext<'_>,
+        visit: &mut impl FnMut(Item<'_>) -> Verdict,
+    ) -> Result<RunEnd, Damage> {
+        loop {
+            let Some(header) = self.reader.peek()? else {
+                return Ok(RunEnd::Empty);
+            };
+            let time_ns = effective_time(&header, context.cut_ns);
+            if time_ns > context.bound_ns {
+                return Ok(RunEnd::Later(time_ns));
+            }
+            if header.sequence.get() > self.reader.sequence_next()
+                && !self.visit_gap(header.sequence.get(), visit)
+            {
+                return Ok(RunEnd::Stopped);
+            }
+            let length_bytes = header.length_bytes.get() as usize;
+            if context.scratch.len() < length_bytes {
+                context.scratch.resize(length_bytes.next_power_of_two(), 0);
+            }
+            let bytes = &mut context.scratch[..length_bytes];
+            self.reader.copy_payload(bytes);
+            let damage = |what, found: u32| Damage {
+                position: self.reader.position(),
+                what,
+                found: found.into(),
+                limit: 0,
+            };
+            let (name, payload) = if header.flags.get() & FLAG_INLINE_NAME == 0 {
+                let id = header.name_id.get();
+                let text = known_name(context.names, context.control, id)
+                    .ok_or_else(|| damage("name id", id))?;
+                (NameRef { id, text }, &*bytes)
+            } else {
+                split_inline_name(bytes).ok_or_else(|| damage("inline name", 0))?
+            };
+            let record = Record {
+                lane: LaneId(self.slot as u32),
+                time_ns,
+                sequence: header.sequence.get(),
+                level: header.level,
+                flags: header.flags.get(),
+                name,
+                schema_id: header.schema_id.get(),
+                payload,
+            };
+            match visit(Item::Record(record)) {
+                Verdict::Keep => self.counts.written += u64::from(self.persisted),
+                Verdict::Reject => self.counts.rejected += 1,
+                Verdict::Stop => return Ok(RunEnd::Stopped),
+            }
+            self.counts.delivered += 1;
+            self.counts.delivered_bytes += length_bytes as u64;
+            self.dirty = true;
+            *context.records += 1;
+            self.reader.advance(&header);
+        }
+    }
+
+    /// Reports the numbers below `next` as missing; false if the visitor stopped.
+    #[cold]
+    fn visit_gap(&mut self, next: u64, visit: &mut impl FnMut(Item<'_>) -> Verdict) -> bool {
+        let first = self.reader.sequence_next();
+        let gap = Gap {
+            lane: LaneId(self.slot as u32),
+            first,
+            last: next - 1,
+        };
+        if visit(Item::Gap(gap)) == Verdict::Stop {
+            return false;
+        }
+        self.counts.missing += next - first;
+        self.reader.skip_to(next);
+        self.dirty = true;
+        true
+    }
+
+    /// The lane is empty: are there drops behind its last record?
+    fn visit_trailing_gap(&mut self, visit: &mut impl FnMut(Item<'_>) -> Verdict) {
+        if let Some(next) = self.reader.trailing_gap() {
+            self.visit_gap(next, visit);
+        }
+    }
+
+    /// Tells the publisher how far we have read; true when over half of the lane is not released.
+    fn publish_progress(&self) -> bool {
+        let line = &self.ring.reader;
+        // ORDERING: Relaxed; the publisher only uses it to decide whether to ring.
+        line.drained_position
+            .store(self.reader.position(), Ordering::Relaxed);
+        line.drained_sequence
+            .store(self.reader.sequence_next(), Ordering::Relaxed);
+        self.reader.position() - self.committed_position > self.wake_after_bytes
+    }
+
+    fn snapshot(&self) -> LaneCommit {
+        LaneCommit {
+            epoch: self.info.epoch,
+            position: self.reader.position(),
+            sequence_next: self.reader.sequence_next(),
+            ..self.counts
+        }
+    }
+
+    fn mark_durable(&mut self, position: u64) {
+        self.durable_position = self.durable_position.max(position);
+        // ORDERING: Release; a publisher that sees it may tell others that its events are on the disk.
+        self.ring
+            .reader
+            .durable_position
+            .store(self.durable_position, Ordering::Release);
+    }
+
+    fn has_records(&self) -> bool {
+        !self.quarantined
+            && line_value(&self.ring.publisher.tail_position) != self.reader.position()
+    }
+
+    fn is_over_threshold(&self) -> bool {
+        if !self.has_records() {
+            return false;
+        }
+        let line = &self.ring.publisher;
+        let lag_bytes = line_value(&line.tail_position).wrapping_sub(self.reader.position());
+        let lag_events = line_value(&line.sequence_next).wrapping_sub(self.reader.sequence_next());
+        self.info.rule.class == Class::Passthrough
+            || lag_bytes >= self.wake_after_bytes
+            || lag_events >= self.wake_after_events
+    }
+}
+
+/// The record's time; one far in the future counts as now, so that a wrong clock cannot stall its lane.
+#[inline(always)]
+fn effective_time(header: &RecordHeader, cut_ns: u64) -> u64 {
+    let time_ns = header.time_ns.get();
+    if time_ns > cut_ns.saturating_add(FUTURE_MAX_NS) {
+        cut_ns
+    } else {
+        time_ns
+    }
+}
+
+/// The text of an interned name, read and checked at its first use.
+#[inline(always)]
+fn known_name<'n>(
+    names: &'n mut Vec<Option<Box<str>>>,
+    control: &Control,
+    id: u32,
+) -> Option<&'n str> {
+    let known = names.get(id as usize).is_some_and(Option::is_some);
+    if !known {
+        learn_name(names, control, id)?;
+    }
+    names.get(id as usize)?.as_deref()
+}
+
+#[cold]
+fn learn_name(names: &mut Vec<Option<Box<str>>>, control: &Control, id: u32) -> Option<()> {
+    let name = names::read(&control.names, id)?;
+    let index = id as usize;
+    if names.len() <= index {
+        names.resize(index + 1, None);
+    }
+    names[index] = Some(name.into_boxed_str());
+    Some(())
+}
+
+/// Splits `u16 length, name, payload`.
+fn split_inline_name(bytes: &[u8]) -> Option<(NameRef<'_>, &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<2>()?;
+    let (name, payload) = rest.split_at_checked(u16::from_le_bytes(*length).into())?;
+    let text = std::str::from_utf8(name).ok()?;
+    check_event_name(text).ok()?;
+    Some((NameRef { id: u32::MAX, text }, payload))
+}

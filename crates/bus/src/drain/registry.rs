@@ -1,0 +1,368 @@
+//! Housekeeping: lanes that come, lanes whose publisher is gone, and the totals that outlive them.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use super::{ConsumerNotice, Drain, DrainLane, clock, commit, line_value, object, ring};
+use crate::commit::LaneCommit;
+use crate::control::Control;
+use crate::lane::{self, Lane};
+use crate::layout::{SourceSlot, SourceTotals, load_text, store_text};
+use crate::ring::{Reader, RingMemory};
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+/// An object without a directory entry is a creator at work, or its remains; after this long, remains.
+const ORPHAN_AGE: Duration = Duration::from_secs(10);
+
+impl Drain {
+    /// Looks after everything that is not an event: new lanes, dead publishers, the clock, the heartbeat.
+    ///
+    /// Call it about once a second and when [`Drain::directory_changed`]. Costs two system calls a lane.
+    pub fn housekeep(&mut self) {
+        clock::recalibrate(&self.control.calibration);
+        self.beat();
+        self.open_new_lanes();
+        self.remove_dead_lanes();
+    }
+
+    /// Says that the consumer is alive.
+    pub fn beat(&mut self) {
+        let now_ns = self.clock.now_ns();
+        // ORDERING: Relaxed; for people only.
+        self.control
+            .consumer
+            .heartbeat_ns
+            .store(now_ns, Ordering::Relaxed);
+    }
+
+    /// Whether lanes have come or gone since the last [`Drain::housekeep`].
+    pub fn directory_changed(&self) -> bool {
+        line_value(&self.control.request.directory_changes) != self.directory_seen
+    }
+
+    fn open_new_lanes(&mut self) {
+        // ORDERING: Acquire; entries made before this number are seen below.
+        self.directory_seen = self
+            .control
+            .request
+            .directory_changes
+            .load(Ordering::Acquire);
+        for slot in 0..self.lanes.len() {
+            // ORDERING: Acquire; pairs with the Release that registered the lane.
+            let word = self.control.directory[slot].word.load(Ordering::Acquire);
+            if word == 0 || self.lanes[slot].is_some() {
+                continue;
+            }
+            match lane::open(&self.control.bus, word >> 8, self.control.access) {
+                Ok(lane) => self.adopt(slot, lane),
+                Err(error) => {
+                    // Removed by an earlier consumer that died before it cleared the entry, or unusable:
+                    // either way nothing can be read from it.
+                    if error.kind() != crate::ErrorKind::NotFound {
+                        let error = error.to_string();
+                        self.notices.push(ConsumerNotice::Unreadable { error });
+                        object::unlink(&object::lane_name(&self.control.bus, word >> 8));
+                    }
+                    self.clear_entry(slot, word);
+                }
+            }
+        }
+    }
+
+    /// Goes on where the last consumer committed.
+    fn adopt(&mut self, slot: usize, lane: Lane) {
+        let ring = lane.memory.share();
+        let persisted = lane.info.rule.service.is_some();
+        let flip = if persisted {
+            &self.control.consumer.generation
+        } else {
+            &ring.reader.selector
+        };
+        let committed = commit::lane(&self.control, slot, lane.info.epoch, flip);
+        // The last consumer may have died between its commit and the release.
+        ring::release(&ring, committed.position);
+        if persisted {
+            self.area.set_lane(slot, committed);
+        }
+        let wake_after_bytes = lane.memory.capacity_bytes() / 2;
+        let rule = &lane.info.rule;
+        let reader = Reader::resume(
+            lane.memory,
+            rule.payload_bytes_limit,
+            committed.position,
+            committed.sequence_next,
+        );
+        let made = DrainLane {
+            slot,
+            wake_after_bytes,
+            wake_after_events: rule.max_events.into(),
+            persisted,
+            counts: committed,
+            committed_position: committed.position,
+            committed_missing: committed.missing,
+            durable_position: 0,
+            dirty: false,
+            quarantined: false,
+            descriptor: lane.descriptor,
+            info: lane.info,
+            reader,
+            ring,
+        };
+        made.publish_progress();
+        self.lanes[slot] = Some(Box::new(made));
+        self.open_slots.push(slot);
+    }
+
+    /// Removes the lanes of publishers that have closed or died, once everything in them is committed.
+    fn remove_dead_lanes(&mut self) {
+        let mut removed = false;
+        for index in 0..self.open_slots.len() {
+            let slot = self.open_slots[index];
+            let Some(lane) = &self.lanes[slot] else {
+                continue;
+            };
+            if lane.is_finished() {
+                self.fold(slot);
+                removed = true;
+            }
+        }
+        if removed {
+            let lanes = &self.lanes;
+            self.open_slots.retain(|&slot| lanes[slot].is_some());
+        }
+        self.remove_orphans();
+    }
+
+    /// Adds the lane's numbers to its source, then removes it. Each step can be repeated: the source
+    /// remembers which lane it took last.
+    fn fold(&mut self, slot: usize) {
+        let Some(lane) = self.lanes[slot].take() else {
+            return;
+        };
+        let label = &lane.info.label;
+        let pattern = lane.info.rule.pattern.as_str();
+        let totals = SourceTotalsPlain::of(&lane);
+        fold_source(&self.control, label, pattern, lane.info.epoch, &totals);
+        object::unlink(&object::lane_name(&self.control.bus, lane.info.epoch));
+        self.area.set_lane(slot, LaneCommit::default());
+        // ORDERING: Relaxed; the word does not change while the lane is ours.
+        let word = self.control.directory[slot].word.load(Ordering::Relaxed);
+        self.clear_entry(slot, word);
+    }
+
+    fn clear_entry(&self, slot: usize, word: u64) {
+        let entry = &self.control.directory[slot].word;
+        // ORDERING: AcqRel; a publisher that takes the slot next comes after everything done with it.
+        let _ = entry.compare_exchange(word, 0, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
+    /// Removes lane objects that no directory entry names and no process holds: their creator died before
+    /// it could register them.
+    fn remove_orphans(&mut self) {
+        let prefix = format!("millpond.{}.lane.", self.control.bus);
+        let Ok(entries) = std::fs::read_dir(Path::new("/dev/shm")) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let file_name = entry.file_name();
+            let Some(file_name) = file_name.to_str() else {
+                continue;
+            };
+            let Some(epoch) = file_name.strip_prefix(&prefix) else {
+                continue;
+            };
+            let Ok(epoch) = u64::from_str_radix(epoch, 16) else {
+                continue;
+            };
+            // ORDERING: Relaxed; an entry that appears meanwhile belongs to a live, locked object.
+            let registered = self
+                .control
+                .directory
+                .iter()
+                .any(|entry| entry.word.load(Ordering::Relaxed) >> 8 == epoch);
+            let name = object::lane_name(&self.control.bus, epoch);
+            if !registered && is_old(&entry) && !object::is_locked(&name) {
+                object::unlink(&name);
+            }
+        }
+    }
+}
+
+fn is_old(entry: &std::fs::DirEntry) -> bool {
+    let modified = entry.metadata().and_then(|metadata| metadata.modified());
+    match modified.map(|modified| SystemTime::now().duration_since(modified)) {
+        Ok(Ok(age)) => age > ORPHAN_AGE,
+        _ => false,
+    }
+}
+
+impl DrainLane {
+    /// Nothing will come any more, and everything that came is committed (or given up).
+    fn is_finished(&self) -> bool {
+        // ORDERING: Acquire; everything the publisher did comes before its mark.
+        let closed = self.ring.publisher.closed.load(Ordering::Acquire) == 1;
+        let gone = closed || object::try_lock(&self.descriptor);
+        if gone && !closed && !self.quarantined && self.has_records() {
+            // Keep the lock: the publisher is dead, and what it left is still to be drained.
+            return false;
+        }
+        gone && (self.quarantined || self.is_committed())
+    }
+
+    fn is_committed(&self) -> bool {
+        !self.dirty
+            && !self.has_records()
+            && self.committed_position == self.reader.position()
+            && self.committed_missing == self.counts.missing
+            && line_value(&self.ring.publisher.sequence_next) <= self.reader.sequence_next()
+    }
+}
+
+/// Numbers of a source, in plain memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct SourceTotalsPlain {
+    pub(crate) lanes: u64,
+    pub(crate) published: u64,
+    pub(crate) delivered: u64,
+    pub(crate) written: u64,
+    pub(crate) rejected: u64,
+    pub(crate) dropped_full: u64,
+    pub(crate) dropped_deadline: u64,
+    pub(crate) dropped_too_long: u64,
+    pub(crate) dropped_other: u64,
+    pub(crate) bytes: u64,
+}
+
+impl SourceTotalsPlain {
+    /// A finished lane: what was published and is neither delivered nor dropped by a known cause was
+    /// dropped by another one (quarantine, or a publisher that died while it counted).
+    fn of(lane: &DrainLane) -> Self {
+        let line = &lane.ring.publisher;
+        let published = line_value(&line.sequence_next).max(lane.reader.sequence_next());
+        let mut totals = SourceTotalsPlain {
+            lanes: 1,
+            published,
+            delivered: lane.counts.delivered,
+            written: lane.counts.written,
+            rejected: lane.counts.rejected,
+            dropped_full: line_value(&line.dropped_full),
+            dropped_deadline: line_value(&line.dropped_deadline),
+            dropped_too_long: line_value(&line.dropped_too_long),
+            dropped_other: 0,
+            bytes: lane.counts.delivered_bytes,
+        };
+        totals.settle();
+        totals
+    }
+
+    /// Makes the identity hold: known causes never exceed what is missing, the rest is "other".
+    pub(crate) fn settle(&mut self) {
+        let mut missing = self.published.saturating_sub(self.delivered);
+        for dropped in [
+            &mut self.dropped_full,
+            &mut self.dropped_deadline,
+            &mut self.dropped_too_long,
+        ] {
+            *dropped = (*dropped).min(missing);
+            missing -= *dropped;
+        }
+        self.dropped_other = missing;
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.lanes += other.lanes;
+        self.published += other.published;
+        self.delivered += other.delivered;
+        self.written += other.written;
+        self.rejected += other.rejected;
+        self.dropped_full += other.dropped_full;
+        self.dropped_deadline += other.dropped_deadline;
+        self.dropped_too_long += other.dropped_too_long;
+        self.dropped_other += other.dropped_other;
+        self.bytes += other.bytes;
+    }
+
+    pub(crate) fn load(slot: &SourceTotals) -> Self {
+        SourceTotalsPlain {
+            lanes: line_value(&slot.lanes),
+            published: line_value(&slot.published),
+            delivered: line_value(&slot.delivered),
+            written: line_value(&slot.written),
+            rejected: line_value(&slot.rejected),
+            dropped_full: line_value(&slot.dropped_full),
+            dropped_deadline: line_value(&slot.dropped_deadline),
+            dropped_too_long: line_value(&slot.dropped_too_long),
+            dropped_other: line_value(&slot.dropped_other),
+            bytes: line_value(&slot.bytes),
+        }
+    }
+
+    fn store(&self, slot: &SourceTotals, last_epoch: u64) {
+        // ORDERING: Relaxed throughout; published by the Release store of `selector`.
+        let put = |word: &AtomicU64, value| word.store(value, Ordering::Relaxed);
+        put(&slot.last_epoch, last_epoch);
+        put(&slot.lanes, self.lanes);
+        put(&slot.published, self.published);
+        put(&slot.delivered, self.delivered);
+        put(&slot.written, self.written);
+        put(&slot.rejected, self.rejected);
+        put(&slot.dropped_full, self.dropped_full);
+        put(&slot.dropped_deadline, self.dropped_deadline);
+        put(&slot.dropped_too_long, self.dropped_too_long);
+        put(&slot.dropped_other, self.dropped_other);
+        put(&slot.bytes, self.bytes);
+    }
+}
+
+/// Adds a lane's totals to its source, once, whatever happens in between.
+fn fold_source(
+    control: &Control,
+    label: &str,
+    pattern: &str,
+    epoch: u64,
+    totals: &SourceTotalsPlain,
+) {
+    let slot = find_source(control, label, pattern);
+    // ORDERING: Relaxed; the consumer is the only writer.
+    let selector = slot.selector.load(Ordering::Relaxed);
+    let current = &slot.totals[(selector & 1) as usize];
+    if line_value(&current.last_epoch) == epoch {
+        return;
+    }
+    let mut sum = SourceTotalsPlain::load(current);
+    sum.add(totals);
+    let next = selector.wrapping_add(1);
+    sum.store(&slot.totals[(next & 1) as usize], epoch);
+    // ORDERING: Release; the totals before the word that puts them in force.
+    slot.selector.store(next, Ordering::Release);
+}
+
+/// The slot of this source: its own, a free one, or the last one for all that came too late.
+fn find_source<'c>(control: &'c Control, label: &str, pattern: &str) -> &'c SourceSlot {
+    let (overflow, slots) = match control.sources.split_last() {
+        Some(split) => split,
+        None => unreachable!("SOURCES_MAX is a constant above zero"),
+    };
+    for slot in slots {
+        // ORDERING: Relaxed; the consumer is the only writer.
+        if slot.in_use.load(Ordering::Relaxed) == 0 {
+            return name_source(slot, label, pattern);
+        }
+        if load_text(&slot.label) == label && load_text(&slot.pattern) == pattern {
+            return slot;
+        }
+    }
+    // ORDERING: Relaxed; as above.
+    if overflow.in_use.load(Ordering::Relaxed) == 0 {
+        return name_source(overflow, "(other)", "*");
+    }
+    overflow
+}
+
+fn name_source<'c>(slot: &'c SourceSlot, label: &str, pattern: &str) -> &'c SourceSlot {
+    store_text(&slot.label, label);
+    store_text(&slot.pattern, pattern);
+    // ORDERING: Release; the texts before the mark.
+    slot.in_use.store(1, Ordering::Release);
+    slot
+}

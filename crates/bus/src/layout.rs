@@ -1,0 +1,283 @@
+//! Where everything lies in the control segment and in a lane. `docs/formats/shm.md` is the picture;
+//! the assertions here keep the two from drifting apart.
+
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::clock::CalibrationPage;
+use crate::doorbell::DoorbellLine;
+use crate::region::Shared;
+use crate::ring::RingHeader;
+use crate::rule::RuleEntry;
+use crate::sync::atomic::{AtomicU32, AtomicU64};
+
+/// Changes whenever a byte of shared memory changes its meaning. Both ends of a bus must agree.
+pub(crate) const LAYOUT_VERSION: u32 = 1;
+pub(crate) const CONTROL_MAGIC: u64 = u64::from_le_bytes(*b"mpondctl");
+pub(crate) const LANE_MAGIC: u64 = u64::from_le_bytes(*b"mpondlan");
+
+/// Most rules of a bus.
+pub(crate) const RULES_MAX: usize = crate::rule::RULES_MAX;
+/// Most lanes of a bus at one time.
+pub(crate) const LANES_MAX: usize = 1024;
+/// Most interned event names; further names travel inside their records.
+pub(crate) const NAMES_MAX: usize = 4096;
+/// Most sources told apart in the statistics; further ones are counted together.
+pub(crate) const SOURCES_MAX: usize = 1024;
+/// Most services of one log directory that the commit point covers.
+pub(crate) const SERVICES_MAX: usize = 1024;
+/// Longest label of a publisher, in bytes.
+pub(crate) const LABEL_BYTES: usize = 64;
+/// Longest event name, in bytes.
+pub(crate) const NAME_BYTES: usize = 128;
+
+/// The head of the control segment; everything in it is written before `ready`.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct ControlHeader {
+    pub(crate) magic: U64,
+    pub(crate) layout_version: U32,
+    pub(crate) lanes_limit: U32,
+    pub(crate) segment_bytes: U64,
+    pub(crate) bus_bytes_limit: U64,
+    pub(crate) created_ns: U64,
+    pub(crate) creator_pid: U32,
+    pub(crate) creator_uid: U32,
+    pub(crate) boot_id: [u8; 16],
+}
+const _: () = assert!(size_of::<ControlHeader>() == 64);
+
+/// Set last by the creator: 1 when everything before it can be read.
+#[repr(C, align(128))]
+pub(crate) struct ReadyLine {
+    pub(crate) ready: AtomicU32,
+}
+
+/// What publishers ask of the consumer. Written by all of them, rarely.
+#[repr(C, align(128))]
+pub(crate) struct RequestLine {
+    /// Grows with each request to flush.
+    pub(crate) flush_requests: AtomicU64,
+    /// Grows with each lane registered or closed.
+    pub(crate) directory_changes: AtomicU64,
+    /// The last epoch given to a lane.
+    pub(crate) last_epoch: AtomicU64,
+    /// Grows with each request to rotate every service.
+    pub(crate) rotate_requests: AtomicU64,
+}
+
+/// What the consumer says of itself. Consumer only.
+#[repr(C, align(128))]
+pub(crate) struct ConsumerLine {
+    /// Real time of the last sign of life.
+    pub(crate) heartbeat_ns: AtomicU64,
+    pub(crate) started_ns: AtomicU64,
+    pub(crate) pid: AtomicU32,
+    /// Even: the rule table is stable. Odd: it is being replaced.
+    pub(crate) rules_sequence: AtomicU32,
+    pub(crate) rules_count: AtomicU32,
+    pub(crate) reserved: AtomicU32,
+    /// The commit point: its lowest bit says which bank is true for persisted lanes and services.
+    pub(crate) generation: AtomicU64,
+    /// Odd while `ConsumerText` is being rewritten.
+    pub(crate) text_sequence: AtomicU64,
+}
+
+/// Words about the consumer for people. Consumer only, under `text_sequence`.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct ConsumerText {
+    pub(crate) backend: [u8; 256],
+    pub(crate) logs_dir: [u8; 512],
+    pub(crate) trouble: [u8; 256],
+}
+
+/// A lane's registration: one word, so that a publisher that dies leaves no half of one.
+///
+/// `epoch << 8 | log2(capacity)`, 0 when free.
+#[repr(C)]
+pub(crate) struct DirectoryEntry {
+    pub(crate) word: AtomicU64,
+}
+
+/// An interned name. The text is written while `state` is 1 and never changes after it is 2.
+#[repr(C)]
+pub(crate) struct NameSlot {
+    /// 0 free, 1 being written, 2 ready.
+    pub(crate) state: AtomicU32,
+    pub(crate) length_bytes: AtomicU32,
+    pub(crate) hash: AtomicU64,
+    pub(crate) text: [AtomicU64; NAME_BYTES / 8],
+}
+const _: () = assert!(size_of::<NameSlot>() == 144);
+
+/// How far the consumer has committed a lane. Two of these for each lane: see `ConsumerLine::generation`.
+#[repr(C)]
+pub(crate) struct LaneCommitSlot {
+    /// The lane these numbers are about; another epoch means "nothing committed yet".
+    pub(crate) epoch: AtomicU64,
+    pub(crate) position: AtomicU64,
+    pub(crate) sequence_next: AtomicU64,
+    pub(crate) delivered: AtomicU64,
+    pub(crate) written: AtomicU64,
+    pub(crate) rejected: AtomicU64,
+    pub(crate) missing: AtomicU64,
+    pub(crate) delivered_bytes: AtomicU64,
+}
+const _: () = assert!(size_of::<LaneCommitSlot>() == 64);
+
+/// How far a service's log is committed. Two of these for each service.
+#[repr(C)]
+pub(crate) struct ServiceCommitSlot {
+    pub(crate) name: [AtomicU64; 8],
+    pub(crate) segment_id: AtomicU64,
+    pub(crate) length_bytes: AtomicU64,
+    pub(crate) lines: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) segments: AtomicU64,
+    pub(crate) reserved: [AtomicU64; 3],
+}
+const _: () = assert!(size_of::<ServiceCommitSlot>() == 128);
+
+/// Totals of lanes that are gone. Two banks; `selector` says which is true.
+#[repr(C)]
+pub(crate) struct SourceTotals {
+    /// The lane that was added last, so that a crash between adding and freeing adds it once.
+    pub(crate) last_epoch: AtomicU64,
+    pub(crate) lanes: AtomicU64,
+    pub(crate) published: AtomicU64,
+    pub(crate) delivered: AtomicU64,
+    pub(crate) written: AtomicU64,
+    pub(crate) rejected: AtomicU64,
+    pub(crate) dropped_full: AtomicU64,
+    pub(crate) dropped_deadline: AtomicU64,
+    pub(crate) dropped_too_long: AtomicU64,
+    pub(crate) dropped_other: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) reserved: AtomicU64,
+}
+
+/// One source of events: a publisher's label and the rule it published under. Consumer only.
+#[repr(C)]
+pub(crate) struct SourceSlot {
+    /// 0 free, 1 in use. Written after the texts.
+    pub(crate) in_use: AtomicU32,
+    pub(crate) selector: AtomicU32,
+    pub(crate) label: [AtomicU64; LABEL_BYTES / 8],
+    pub(crate) pattern: [AtomicU64; NAME_BYTES / 8],
+    pub(crate) totals: [SourceTotals; 2],
+}
+const _: () = assert!(size_of::<SourceSlot>() == 8 + 64 + 128 + 192);
+
+// SAFETY: structures of atomics only; padding is never read.
+unsafe impl Shared for ReadyLine {}
+// SAFETY: as above.
+unsafe impl Shared for DoorbellLine {}
+// SAFETY: as above.
+unsafe impl Shared for RingHeader {}
+// SAFETY: as above.
+unsafe impl Shared for RequestLine {}
+// SAFETY: as above.
+unsafe impl Shared for ConsumerLine {}
+// SAFETY: as above.
+unsafe impl Shared for DirectoryEntry {}
+// SAFETY: as above.
+unsafe impl Shared for NameSlot {}
+// SAFETY: as above.
+unsafe impl Shared for LaneCommitSlot {}
+// SAFETY: as above.
+unsafe impl Shared for ServiceCommitSlot {}
+// SAFETY: as above.
+unsafe impl Shared for SourceSlot {}
+// SAFETY: a structure of atomics, see `clock`.
+unsafe impl Shared for CalibrationPage {}
+// SAFETY: arrays of what may be shared may be shared.
+unsafe impl<T: Shared, const N: usize> Shared for [T; N] {}
+
+pub(crate) const READY_OFFSET: usize = 0x080;
+pub(crate) const DOORBELL_OFFSET: usize = 0x100;
+pub(crate) const REQUEST_OFFSET: usize = 0x180;
+pub(crate) const CONSUMER_OFFSET: usize = 0x200;
+pub(crate) const CALIBRATION_OFFSET: usize = 0x280;
+pub(crate) const TEXT_OFFSET: usize = 0x400;
+pub(crate) const RULES_OFFSET: usize = 0x1000;
+pub(crate) const DIRECTORY_OFFSET: usize = page(RULES_OFFSET + RULES_MAX * size_of::<RuleEntry>());
+pub(crate) const NAMES_OFFSET: usize =
+    page(DIRECTORY_OFFSET + LANES_MAX * size_of::<DirectoryEntry>());
+pub(crate) const SOURCES_OFFSET: usize = page(NAMES_OFFSET + NAMES_MAX * size_of::<NameSlot>());
+pub(crate) const LANE_COMMITS_OFFSET: usize =
+    page(SOURCES_OFFSET + SOURCES_MAX * size_of::<SourceSlot>());
+pub(crate) const SERVICE_COMMITS_OFFSET: usize =
+    page(LANE_COMMITS_OFFSET + 2 * LANES_MAX * size_of::<LaneCommitSlot>());
+pub(crate) const CONTROL_BYTES: usize =
+    page(SERVICE_COMMITS_OFFSET + 2 * SERVICES_MAX * size_of::<ServiceCommitSlot>());
+
+const fn page(offset: usize) -> usize {
+    offset.next_multiple_of(4096)
+}
+
+const _: () = assert!(CALIBRATION_OFFSET + size_of::<CalibrationPage>() <= TEXT_OFFSET);
+const _: () = assert!(TEXT_OFFSET + size_of::<ConsumerText>() <= RULES_OFFSET);
+
+/// The head of a lane: written before the lane is registered, never after.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct LaneHeader {
+    pub(crate) magic: U64,
+    pub(crate) layout_version: U32,
+    pub(crate) publisher_pid: U32,
+    pub(crate) publisher_uid: U32,
+    pub(crate) label_bytes: U32,
+    pub(crate) capacity_bytes: U64,
+    pub(crate) epoch: U64,
+    pub(crate) created_ns: U64,
+    pub(crate) label: [u8; LABEL_BYTES],
+    pub(crate) rule: RuleEntry,
+}
+
+pub(crate) const RING_OFFSET: usize = 0x400;
+pub(crate) const DATA_OFFSET: usize = 0x1000;
+const _: () = assert!(size_of::<LaneHeader>() <= RING_OFFSET);
+const _: () = assert!(RING_OFFSET + size_of::<RingHeader>() <= DATA_OFFSET);
+
+/// The event's name stands in front of the payload: u16 length, text. Used when the name table is full.
+pub(crate) const FLAG_INLINE_NAME: u16 = 1;
+
+/// Copies text into shared words, zero filled, cut at the size of `words`.
+pub(crate) fn store_text(words: &[AtomicU64], text: &str) {
+    let bytes = text.as_bytes();
+    for (index, word) in words.iter().enumerate() {
+        let mut chunk = [0; 8];
+        let start = (index * 8).min(bytes.len());
+        let end = (start + 8).min(bytes.len());
+        chunk[..end - start].copy_from_slice(&bytes[start..end]);
+        // ORDERING: Relaxed; the caller publishes the text with a Release store of its state word.
+        word.store(
+            u64::from_le_bytes(chunk),
+            crate::sync::atomic::Ordering::Relaxed,
+        );
+    }
+}
+
+/// Reads text stored by [`store_text`]; what is not UTF-8 is replaced.
+pub(crate) fn load_text(words: &[AtomicU64]) -> String {
+    let mut bytes = Vec::with_capacity(words.len() * 8);
+    for word in words {
+        // ORDERING: Relaxed; the caller has read the state word with Acquire.
+        bytes.extend_from_slice(
+            &word
+                .load(crate::sync::atomic::Ordering::Relaxed)
+                .to_le_bytes(),
+        );
+    }
+    text_of(&bytes)
+}
+
+/// The text in a zero-filled field; what is not UTF-8 is replaced.
+pub(crate) fn text_of(bytes: &[u8]) -> String {
+    let end = bytes
+        .iter()
+        .position(|&byte| byte == 0)
+        .unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}

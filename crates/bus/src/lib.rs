@@ -1,0 +1,94 @@
+//! The shared-memory event bus of millpond: publishers write fixed-layout events into rings of their own,
+//! one consumer drains them in causal order, and nobody makes a system call while both are awake.
+//!
+//! ```
+//! use millpond_bus::{Bus, BusOptions, Item, Level, Scope, Verdict};
+//!
+//! let name = format!("doc-{}", std::process::id());
+//! let bus = Bus::attach(&name, &BusOptions::default())?;
+//!
+//! let mut publisher = bus.publisher("greeter")?;
+//! let topic = publisher.topic("log:web")?;
+//! publisher.publish(topic, Level::Info, b"hello")?;
+//!
+//! let mut drain = bus.drain()?;
+//! let mut seen = Vec::new();
+//! drain.pass(Scope::Persisted, &mut |item: Item<'_>| {
+//!     if let Item::Record(record) = item {
+//!         seen.push((record.name.text.to_owned(), record.payload.to_vec()));
+//!     }
+//!     Verdict::Keep
+//! });
+//! assert_eq!(seen, [("log:web".to_owned(), b"hello".to_vec())]);
+//! # drop((publisher, drain));
+//! # bus.remove()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The layout of shared memory is in `docs/formats/shm.md`, the whole picture in `docs/ARCHITECTURE.md`.
+
+// Under loom only the ring and the doorbell are compiled, so much of them has no caller.
+#![cfg_attr(loom, allow(dead_code, unused_imports))]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("millpond runs on Linux only: it is built on futex, membarrier and /dev/shm");
+
+mod doorbell;
+mod ring;
+mod sync;
+
+// The ring and the doorbell are what loom checks; everything else needs an operating system.
+#[cfg(not(loom))]
+mod bus;
+#[cfg(not(loom))]
+mod clock;
+#[cfg(not(loom))]
+mod commit;
+#[cfg(not(loom))]
+mod control;
+#[cfg(not(loom))]
+mod drain;
+#[cfg(not(loom))]
+mod error;
+#[cfg(not(loom))]
+mod lane;
+#[cfg(not(loom))]
+mod layout;
+#[cfg(not(loom))]
+mod level;
+#[cfg(not(loom))]
+mod names;
+#[cfg(not(loom))]
+mod object;
+#[cfg(not(loom))]
+mod pattern;
+#[cfg(not(loom))]
+mod publisher;
+#[cfg(not(loom))]
+mod region;
+#[cfg(not(loom))]
+mod rule;
+#[cfg(not(loom))]
+mod stats;
+
+#[cfg(all(test, loom))]
+mod models;
+
+#[cfg(not(loom))]
+pub use self::{
+    bus::{Bus, BusOptions, Limits},
+    clock::{Clock, ClockSource},
+    commit::ServiceCommit,
+    drain::{
+        ConsumerNotice, Doorbell, Drain, Gap, Item, LaneId, Mark, NameRef, Pass, Record, Scope,
+        Sleep, Verdict,
+    },
+    error::{Error, ErrorKind},
+    level::Level,
+    pattern::{NameError, Pattern, PatternError, check_event_name},
+    publisher::{
+        Claim, Counts, FlushError, Guarantee, PublishBatch, PublishError, Publisher, Topic,
+    },
+    rule::{Class, Explanation, Overflow, Resolved, Rule, RuleError, RuleTable},
+    stats::{ConsumerInfo, Dropped, LaneStats, ServiceStats, SourceStats, Stats},
+};

@@ -1,0 +1,908 @@
+//! The publishing side: topics, claims, batches, overflow, and waiting for what was published.
+//!
+//! The publish path does not allocate, format, log or make a system call; what it may wait for is space
+//! in its own lane, when its rule says `block`.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use zerocopy::FromZeros;
+use zerocopy::little_endian::{U16, U32, U64};
+
+use crate::clock::Clock;
+use crate::control::Control;
+use crate::doorbell;
+use crate::error::{Error, ErrorKind};
+use crate::lane::{self, Lane, LaneMemory};
+use crate::layout::{DATA_OFFSET, FLAG_INLINE_NAME};
+use crate::level::Level;
+use crate::names::{self, INLINE_NAME_ID};
+use crate::object;
+use crate::pattern::check_event_name;
+use crate::ring::{KIND_EVENT, RecordHeader, RingMemory, Slot, Writer};
+use crate::rule::{Class, Overflow, Rule, RuleTable};
+use crate::sync::atomic::Ordering;
+
+/// A wait looks again at least this often, whatever became of its wake-up.
+const WAIT_SLICE: Duration = Duration::from_millis(500);
+
+/// Where an event goes: made once per event name by [`Publisher::topic`], then used for each publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Topic {
+    publisher_id: u64,
+    lane: u32,
+    name_id: u32,
+    /// Index of the inline name, where the name table was full.
+    inline: u32,
+}
+
+/// Why an event was not published. Every one of these is counted as a drop of its lane, with its cause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The lane is full and its rule drops the newest.
+    Full,
+    /// The lane stayed full until the deadline of its rule passed.
+    DeadlinePassed,
+    /// The payload exceeds the limit of the rule.
+    TooLong {
+        /// What was to be published.
+        length_bytes: usize,
+        /// What the rule allows.
+        limit_bytes: u32,
+    },
+    /// The consumer found nonsense in this lane and reads it no more.
+    Quarantined,
+    /// The topic was made by another publisher. Not counted: there is no lane to count it in.
+    ForeignTopic,
+}
+
+impl fmt::Display for PublishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PublishError::Full => f.write_str("the lane is full; the event is counted as dropped"),
+            PublishError::DeadlinePassed => f.write_str(
+                "the lane stayed full until the deadline; the event is counted as dropped",
+            ),
+            PublishError::TooLong {
+                length_bytes,
+                limit_bytes,
+            } => write!(
+                f,
+                "payload of {length_bytes} bytes exceeds the {limit_bytes}-byte limit of its rule: raise \
+                 `payload-bytes-limit` or split it"
+            ),
+            PublishError::Quarantined => f.write_str(
+                "the consumer has quarantined this lane because of damage; attach again",
+            ),
+            PublishError::ForeignTopic => f.write_str("the topic belongs to another publisher"),
+        }
+    }
+}
+
+impl std::error::Error for PublishError {}
+
+/// How far an event has come, when a flush returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guarantee {
+    /// In the file (or, for a rule that is not persisted, taken by the consumer).
+    Written,
+    /// On the disk.
+    Durable,
+}
+
+/// Why a flush returned without its guarantee.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FlushError {
+    /// Time is up.
+    TimedOut {
+        /// Bytes of records that are still under way.
+        pending_bytes: u64,
+    },
+    /// A lane was quarantined: what was in it is lost and counted.
+    Quarantined,
+}
+
+impl fmt::Display for FlushError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FlushError::TimedOut { pending_bytes } => {
+                write!(f, "timed out with {pending_bytes} bytes still under way")
+            }
+            FlushError::Quarantined => f.write_str("a lane was quarantined"),
+        }
+    }
+}
+
+impl std::error::Error for FlushError {}
+
+/// What a publisher has done so far, over all its lanes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Events offered: those in the lanes and those dropped.
+    pub published: u64,
+    /// Dropped because a lane was full.
+    pub dropped_full: u64,
+    /// Dropped because a deadline passed.
+    pub dropped_deadline: u64,
+    /// Dropped because the payload was too long.
+    pub dropped_too_long: u64,
+}
+
+impl Counts {
+    /// All drops of all causes.
+    pub fn dropped(&self) -> u64 {
+        self.dropped_full + self.dropped_deadline + self.dropped_too_long
+    }
+}
+
+struct PublisherLane {
+    writer: Writer<LaneMemory>,
+    last_time_ns: u64,
+    dropped_full: u64,
+    dropped_deadline: u64,
+    dropped_too_long: u64,
+    payload_bytes_limit: u32,
+    ring_after_events: u64,
+    ring_after_bytes: u64,
+    persisted: bool,
+    immediate: bool,
+    overflow: Overflow,
+    /// Holding it open holds the liveness lock.
+    _descriptor: OwnedFd,
+}
+
+/// Publishes events; one per thread that publishes.
+///
+/// `Send`, not `Sync`: a lane has one writer.
+///
+/// ```
+/// use millpond_bus::{Bus, BusOptions, Level};
+/// let bus = Bus::attach(&format!("doc-pub-{}", std::process::id()), &BusOptions::default())?;
+/// let mut publisher = bus.publisher("indexer")?;
+/// let created = publisher.topic("data:users:created")?;
+/// publisher.publish(created, Level::Info, br#"{"id":1}"#)?;
+///
+/// let mut batch = publisher.batch(created)?; // one stamp, one commit
+/// for id in 2..10 {
+///     batch.push(Level::Info, format!(r#"{{"id":{id}}}"#).as_bytes())?;
+/// }
+/// batch.commit();
+/// assert_eq!(publisher.counts().published, 9);
+/// # drop(publisher);
+/// # bus.remove()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Two threads cannot share one:
+///
+/// ```compile_fail
+/// fn must_be_sync<T: Sync>() {}
+/// must_be_sync::<millpond_bus::Publisher>();
+/// ```
+pub struct Publisher {
+    id: u64,
+    control: Arc<Control>,
+    label: String,
+    rules: RuleTable,
+    clock: Clock,
+    registered: bool,
+    lanes: Vec<PublisherLane>,
+    /// Rule index to lane.
+    lane_of_rule: HashMap<usize, u32>,
+    inline_names: Vec<String>,
+    not_sync: PhantomData<std::cell::Cell<()>>,
+}
+
+impl Publisher {
+    pub(crate) fn new(
+        control: Arc<Control>,
+        label: &str,
+        rules: RuleTable,
+        registered: bool,
+    ) -> Self {
+        // ORDERING: Relaxed; the number only has to be unique within the bus.
+        let id = control.request.last_epoch.fetch_add(1, Ordering::Relaxed);
+        let clock = Clock::new(control.calibration.clone());
+        Publisher {
+            id,
+            control,
+            label: label.to_owned(),
+            rules,
+            clock,
+            registered,
+            lanes: Vec::new(),
+            lane_of_rule: HashMap::new(),
+            inline_names: Vec::new(),
+            not_sync: PhantomData,
+        }
+    }
+
+    /// Resolves an event name: which rule applies, which lane carries it. Keep the topic and reuse it.
+    ///
+    /// The first topic of a rule makes its lane: a few system calls, and the clearing of the lane's memory.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a name that is none or that no rule matches, `LimitReached` when the bus has no
+    /// room for another lane.
+    pub fn topic(&mut self, event_name: &str) -> Result<Topic, Error> {
+        check_event_name(event_name)
+            .map_err(|error| Error::new(ErrorKind::InvalidInput, error.to_string()))?;
+        let Some(resolved) = self.rules.resolve(event_name) else {
+            let message = format!("no rule matches the event name {event_name:?}: add one for `*`");
+            return Err(Error::new(ErrorKind::InvalidInput, message));
+        };
+        let (rule_index, rule) = (resolved.index, resolved.rule.clone());
+        let lane = match self.lane_of_rule.get(&rule_index) {
+            Some(&lane) => lane,
+            None => {
+                let made = self.register_lane(&rule)?;
+                let lane = self.lanes.len() as u32;
+                self.lanes.push(made);
+                self.lane_of_rule.insert(rule_index, lane);
+                lane
+            }
+        };
+        let name_id = names::intern(&self.control.names, event_name);
+        let inline = if name_id == INLINE_NAME_ID {
+            self.inline_names.push(event_name.to_owned());
+            self.inline_names.len() as u32 - 1
+        } else {
+            0
+        };
+        Ok(Topic {
+            publisher_id: self.id,
+            lane,
+            name_id,
+            inline,
+        })
+    }
+
+    /// Creates a lane and enters it in the directory with one compare-and-swap.
+    fn register_lane(&self, rule: &Rule) -> Result<PublisherLane, Error> {
+        let control = &self.control;
+        self.check_budget(u64::from(rule.lane_bytes))?;
+        // ORDERING: Relaxed; the number only has to be unique.
+        let epoch = control.request.last_epoch.fetch_add(1, Ordering::Relaxed) + 1;
+        let created_ns = self.clock.now_ns();
+        let made = lane::create(
+            &control.bus,
+            epoch,
+            &self.label,
+            rule,
+            created_ns,
+            control.access,
+        )?;
+        let word = epoch << 8 | u64::from(rule.lane_bytes.trailing_zeros());
+        let free = control
+            .directory
+            .iter()
+            .take(control.limits.lanes as usize)
+            .position(|entry| {
+                // ORDERING: Release on success: the lane's header is complete before it can be found.
+                entry
+                    .word
+                    .compare_exchange(0, word, Ordering::Release, Ordering::Relaxed)
+                    .is_ok()
+            });
+        if free.is_none() {
+            object::unlink(&object::lane_name(&control.bus, epoch));
+            let message = format!(
+                "bus {:?} has its {} lanes in use: stop some publishers, or raise `lanes`",
+                control.bus, control.limits.lanes
+            );
+            return Err(Error::new(ErrorKind::LimitReached, message));
+        }
+        // ORDERING: Release; the directory entry before the number that announces it.
+        control
+            .request
+            .directory_changes
+            .fetch_add(1, Ordering::Release);
+        control.ring();
+        Ok(PublisherLane::over(made, rule))
+    }
+
+    /// Checks the lanes that exist plus a new one of `lane_bytes` against the limit of the bus.
+    fn check_budget(&self, lane_bytes: u64) -> Result<(), Error> {
+        let used_bytes: u64 = self
+            .control
+            .directory
+            .iter()
+            // ORDERING: Relaxed; only sizes are summed.
+            .map(|entry| entry.word.load(Ordering::Relaxed))
+            .filter(|&word| word != 0)
+            .map(|word| DATA_OFFSET as u64 + (1 << (word & 0x3f)))
+            .sum();
+        let limit_bytes = self.control.limits.bus_bytes;
+        if used_bytes + DATA_OFFSET as u64 + lane_bytes > limit_bytes {
+            let message = format!(
+                "a lane of {lane_bytes} bytes does not fit: bus {:?} uses {used_bytes} of its {limit_bytes} \
+                 bytes; stop some publishers, lower `lane-bytes` of the rule, or raise `bus-bytes`",
+                self.control.bus
+            );
+            return Err(Error::new(ErrorKind::LimitReached, message));
+        }
+        Ok(())
+    }
+
+    /// Publishes one event and returns its sequence number within its lane.
+    ///
+    /// Costs a stamp and a copy of the payload; no system call while the consumer is awake. May wait where
+    /// the rule says `block` and the lane is full.
+    ///
+    /// # Errors
+    /// The event is dropped and counted; see [`PublishError`] for the causes.
+    #[inline]
+    pub fn publish(
+        &mut self,
+        topic: Topic,
+        level: Level,
+        payload: &[u8],
+    ) -> Result<u64, PublishError> {
+        if topic.name_id == INLINE_NAME_ID {
+            return self.publish_inline(topic, level, payload);
+        }
+        let slot = self.reserve(topic, payload.len())?;
+        let time_ns = self.clock.now_ns();
+        let lane = &mut self.lanes[topic.lane as usize];
+        lane.writer.write_payload(slot, 0, payload);
+        let sequence = lane.finish(slot, payload.len(), time_ns, level, topic.name_id, 0);
+        lane.writer.commit();
+        self.after_commit(topic.lane);
+        Ok(sequence)
+    }
+
+    /// The rare form, with the name in front of the payload.
+    #[cold]
+    fn publish_inline(
+        &mut self,
+        topic: Topic,
+        level: Level,
+        payload: &[u8],
+    ) -> Result<u64, PublishError> {
+        let mut claim = self.claim(topic, level, payload.len())?;
+        claim.copy(payload);
+        Ok(claim.commit())
+    }
+
+    /// Reserves room for a payload of at most `length_bytes`, to be written in pieces straight into the
+    /// lane. Nothing is published until [`Claim::commit`]; dropping the claim gives the room back.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    pub fn claim(
+        &mut self,
+        topic: Topic,
+        level: Level,
+        length_bytes: usize,
+    ) -> Result<Claim<'_>, PublishError> {
+        let name = if topic.name_id == INLINE_NAME_ID {
+            self.inline_names
+                .get(topic.inline as usize)
+                .cloned()
+                .unwrap_or_default()
+        } else {
+            String::new()
+        };
+        let prefix_bytes = if name.is_empty() { 0 } else { 2 + name.len() };
+        let slot = self.reserve(topic, prefix_bytes + length_bytes)?;
+        let mut claim = Claim {
+            publisher: self,
+            topic,
+            slot,
+            level,
+            written_bytes: 0,
+            capacity_bytes: prefix_bytes + length_bytes,
+        };
+        if prefix_bytes > 0 {
+            claim.copy(&(name.len() as u16).to_le_bytes());
+            claim.copy(name.as_bytes());
+        }
+        Ok(claim)
+    }
+
+    /// Starts a batch: its events share one stamp, and become readable with one commit.
+    ///
+    /// # Errors
+    /// `ForeignTopic` for a topic of another publisher.
+    pub fn batch(&mut self, topic: Topic) -> Result<PublishBatch<'_>, PublishError> {
+        if topic.publisher_id != self.id {
+            return Err(PublishError::ForeignTopic);
+        }
+        let time_ns = self.clock.now_ns();
+        Ok(PublishBatch {
+            publisher: self,
+            topic,
+            time_ns,
+            staged: 0,
+        })
+    }
+
+    /// Waits until everything published so far has the guarantee. `None` waits for ever.
+    ///
+    /// Asks the consumer to flush at once, then sleeps on a futex.
+    ///
+    /// # Errors
+    /// `TimedOut` says how much is still under way: it is not lost, and a later flush can wait for it.
+    pub fn flush(
+        &mut self,
+        guarantee: Guarantee,
+        timeout: Option<Duration>,
+    ) -> Result<(), FlushError> {
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        for lane in &self.lanes {
+            let line = &lane.header().publisher;
+            let wanted = match guarantee {
+                Guarantee::Written => 1,
+                Guarantee::Durable => 2,
+            };
+            // ORDERING: Relaxed; announced by the Release increment in `request_flush`.
+            line.flush_guarantee.store(wanted, Ordering::Relaxed);
+            line.flush_position
+                .store(lane.writer.tail_position(), Ordering::Relaxed);
+        }
+        self.request_flush();
+        for lane in &self.lanes {
+            self.wait_for_lane(lane, guarantee, deadline)?;
+        }
+        Ok(())
+    }
+
+    fn wait_for_lane(
+        &self,
+        lane: &PublisherLane,
+        guarantee: Guarantee,
+        deadline: Option<Instant>,
+    ) -> Result<(), FlushError> {
+        let target = lane.writer.tail_position();
+        let header = lane.header();
+        loop {
+            // ORDERING: Relaxed; the fence below orders it before the look at the positions (P3).
+            header.space.waiting.store(1, Ordering::Relaxed);
+            doorbell::full_fence();
+            let durable = guarantee == Guarantee::Durable && lane.persisted;
+            let line = &header.reader;
+            let reached = if durable {
+                &line.durable_position
+            } else {
+                &line.head_position
+            };
+            // ORDERING: Acquire (P2).
+            let reached = reached.load(Ordering::Acquire);
+            if reached >= target {
+                return Ok(());
+            }
+            if lane.is_quarantined() {
+                return Err(FlushError::Quarantined);
+            }
+            let Some(slice) = wait_slice(deadline) else {
+                return Err(FlushError::TimedOut {
+                    pending_bytes: target - reached,
+                });
+            };
+            doorbell::sleep(&header.space.waiting, 1, Some(slice));
+            // A consumer that started in the meantime has not seen the request.
+            self.request_flush();
+        }
+    }
+
+    fn request_flush(&self) {
+        // ORDERING: Release; the flush positions before the number that announces them.
+        self.control
+            .request
+            .flush_requests
+            .fetch_add(1, Ordering::Release);
+        self.control.ring();
+    }
+
+    /// What this publisher has done so far. Reads private memory only.
+    pub fn counts(&self) -> Counts {
+        self.lanes
+            .iter()
+            .fold(Counts::default(), |sum, lane| Counts {
+                published: sum.published + lane.writer.sequence_next(),
+                dropped_full: sum.dropped_full + lane.dropped_full,
+                dropped_deadline: sum.dropped_deadline + lane.dropped_deadline,
+                dropped_too_long: sum.dropped_too_long + lane.dropped_too_long,
+            })
+    }
+
+    /// The longest payload that this topic's rule allows, in bytes.
+    pub fn payload_bytes_limit(&self, topic: Topic) -> u32 {
+        let inline = self
+            .inline_names
+            .get(topic.inline as usize)
+            .map_or(0, |name| 2 + name.len());
+        let name_bytes = if topic.name_id == INLINE_NAME_ID {
+            inline as u32
+        } else {
+            0
+        };
+        let limit = self
+            .lanes
+            .get(topic.lane as usize)
+            .map_or(0, |lane| lane.payload_bytes_limit);
+        limit.saturating_sub(name_bytes)
+    }
+
+    #[inline(always)]
+    fn reserve(&mut self, topic: Topic, payload_bytes: usize) -> Result<Slot, PublishError> {
+        if topic.publisher_id != self.id {
+            return Err(PublishError::ForeignTopic);
+        }
+        let lane = &mut self.lanes[topic.lane as usize];
+        if payload_bytes > lane.payload_bytes_limit as usize {
+            return Err(lane.drop_too_long(payload_bytes));
+        }
+        match lane.writer.reserve(payload_bytes) {
+            Some(slot) => Ok(slot),
+            None => self.reserve_when_full(topic.lane, payload_bytes),
+        }
+    }
+
+    /// The lane is full: what the rule says about it.
+    #[cold]
+    fn reserve_when_full(&mut self, lane: u32, payload_bytes: usize) -> Result<Slot, PublishError> {
+        let lane_index = lane as usize;
+        let deadline = match self.lanes[lane_index].overflow {
+            Overflow::DropNewest => {
+                // Whoever drops must at least have told a sleeping consumer.
+                if self.control.doorbell.parked_after_commit(false) != doorbell::AWAKE {
+                    self.request_flush();
+                }
+                return Err(self.lanes[lane_index].drop_full());
+            }
+            Overflow::Block { deadline } => Instant::now() + deadline,
+        };
+        self.request_flush();
+        loop {
+            let lane = &mut self.lanes[lane_index];
+            // ORDERING: Relaxed; the fence orders it before the look at the head (P3).
+            lane.header().space.waiting.store(1, Ordering::Relaxed);
+            doorbell::full_fence();
+            if let Some(slot) = lane.writer.reserve(payload_bytes) {
+                return Ok(slot);
+            }
+            if lane.is_quarantined() {
+                lane.writer.skip_sequence();
+                return Err(PublishError::Quarantined);
+            }
+            let Some(slice) = wait_slice(Some(deadline)) else {
+                return Err(lane.drop_deadline());
+            };
+            doorbell::sleep(&lane.header().space.waiting, 1, Some(slice));
+            self.control.ring();
+        }
+    }
+
+    #[inline(always)]
+    fn after_commit(&self, lane: u32) {
+        let parked = self.control.doorbell.parked_after_commit(self.registered);
+        if parked != doorbell::AWAKE {
+            self.ring_if_due(lane, parked);
+        }
+    }
+
+    /// The consumer sleeps: wake it for the first event, for a threshold, or for what must not wait.
+    #[cold]
+    fn ring_if_due(&self, lane: u32, parked: u32) {
+        let lane = &self.lanes[lane as usize];
+        if parked == doorbell::PARKED_FOR_DISK && lane.persisted {
+            return;
+        }
+        if parked != doorbell::PARKED && !lane.immediate {
+            let line = &lane.header().reader;
+            // ORDERING: Relaxed; a stale position only rings a little early.
+            let drained_position = line.drained_position.load(Ordering::Relaxed);
+            let drained_sequence = line.drained_sequence.load(Ordering::Relaxed);
+            let lag_bytes = lane.writer.tail_position().saturating_sub(drained_position);
+            let lag_events = lane.writer.sequence_next().saturating_sub(drained_sequence);
+            if lag_bytes < lane.ring_after_bytes && lag_events < lane.ring_after_events {
+                return;
+            }
+        }
+        if self.control.doorbell.unpark() {
+            doorbell::wake(&self.control.doorbell.parked);
+        }
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        for lane in &self.lanes {
+            // ORDERING: Release; everything this lane will ever hold comes before it.
+            lane.header().publisher.closed.store(1, Ordering::Release);
+        }
+        if !self.lanes.is_empty() {
+            // ORDERING: Release; the marks before the number that announces them.
+            self.control
+                .request
+                .directory_changes
+                .fetch_add(1, Ordering::Release);
+            self.control.ring();
+        }
+    }
+}
+
+impl fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publisher")
+            .field("bus", &self.control.bus)
+            .field("label", &self.label)
+            .field("counts", &self.counts())
+            .finish_non_exhaustive()
+    }
+}
+
+impl PublisherLane {
+    fn over(lane: Lane, rule: &Rule) -> Self {
+        PublisherLane {
+            ring_after_bytes: lane.memory.capacity_bytes() / 2,
+            writer: Writer::new(lane.memory),
+            last_time_ns: 0,
+            dropped_full: 0,
+            dropped_deadline: 0,
+            dropped_too_long: 0,
+            payload_bytes_limit: rule.payload_bytes_limit,
+            ring_after_events: rule.max_events.into(),
+            persisted: rule.service.is_some(),
+            immediate: rule.class == Class::Passthrough,
+            overflow: rule.overflow,
+            _descriptor: lane.descriptor,
+        }
+    }
+
+    fn header(&self) -> &crate::ring::RingHeader {
+        self.writer.memory().header()
+    }
+
+    /// Writes the header of a record whose payload is in place, and stages it.
+    #[inline(always)]
+    fn finish(
+        &mut self,
+        slot: Slot,
+        length_bytes: usize,
+        time_ns: u64,
+        level: Level,
+        name_id: u32,
+        flags: u16,
+    ) -> u64 {
+        // The clock may be corrected between two events; within a lane time never goes back.
+        self.last_time_ns = self.last_time_ns.max(time_ns);
+        let sequence = self.writer.sequence_next();
+        let mut header = RecordHeader::new_zeroed();
+        header.length_bytes = U32::new(length_bytes as u32);
+        header.kind = KIND_EVENT;
+        header.level = level as u8;
+        header.flags = U16::new(flags);
+        header.time_ns = U64::new(self.last_time_ns);
+        header.sequence = U64::new(sequence);
+        header.name_id = U32::new(name_id);
+        self.writer.write_header(slot, &header);
+        self.writer.stage(slot);
+        sequence
+    }
+
+    fn is_quarantined(&self) -> bool {
+        // ORDERING: Relaxed; a flag that says only itself.
+        self.header().reader.quarantined.load(Ordering::Relaxed) != 0
+    }
+
+    #[cold]
+    fn drop_too_long(&mut self, length_bytes: usize) -> PublishError {
+        self.dropped_too_long += 1;
+        // ORDERING: Relaxed; published by the Release of `sequence_next` that follows (P4).
+        self.header()
+            .publisher
+            .dropped_too_long
+            .store(self.dropped_too_long, Ordering::Relaxed);
+        self.writer.skip_sequence();
+        PublishError::TooLong {
+            length_bytes,
+            limit_bytes: self.payload_bytes_limit,
+        }
+    }
+
+    fn drop_full(&mut self) -> PublishError {
+        self.dropped_full += 1;
+        // ORDERING: Relaxed; as in `drop_too_long`.
+        self.header()
+            .publisher
+            .dropped_full
+            .store(self.dropped_full, Ordering::Relaxed);
+        self.writer.skip_sequence();
+        if self.is_quarantined() {
+            PublishError::Quarantined
+        } else {
+            PublishError::Full
+        }
+    }
+
+    fn drop_deadline(&mut self) -> PublishError {
+        self.dropped_deadline += 1;
+        // ORDERING: Relaxed; as in `drop_too_long`.
+        self.header()
+            .publisher
+            .dropped_deadline
+            .store(self.dropped_deadline, Ordering::Relaxed);
+        self.writer.skip_sequence();
+        PublishError::DeadlinePassed
+    }
+}
+
+/// How long to sleep before looking again; `None` when the deadline has passed.
+fn wait_slice(deadline: Option<Instant>) -> Option<Duration> {
+    let Some(deadline) = deadline else {
+        return Some(WAIT_SLICE);
+    };
+    let left = deadline.checked_duration_since(Instant::now())?;
+    (!left.is_zero()).then_some(left.min(WAIT_SLICE))
+}
+
+/// Reserved room in a lane, written in pieces. See [`Publisher::claim`].
+///
+/// ```
+/// # use millpond_bus::{Bus, BusOptions, Level};
+/// # let bus = Bus::attach(&format!("doc-claim-{}", std::process::id()), &BusOptions::default())?;
+/// # let mut publisher = bus.publisher("indexer")?;
+/// let topic = publisher.topic("log:web")?;
+/// let mut claim = publisher.claim(topic, Level::Info, 64)?; // at most 64 bytes
+/// assert!(claim.append(b"GET "));
+/// assert!(claim.append(b"/index.html"));
+/// claim.commit(); // 15 bytes are published
+/// # drop(publisher);
+/// # bus.remove()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Claim<'p> {
+    publisher: &'p mut Publisher,
+    topic: Topic,
+    slot: Slot,
+    level: Level,
+    written_bytes: usize,
+    capacity_bytes: usize,
+}
+
+impl Claim<'_> {
+    /// Appends `bytes` to the payload; false, and nothing done, where they exceed what was claimed.
+    #[must_use]
+    #[inline]
+    pub fn append(&mut self, bytes: &[u8]) -> bool {
+        let fits = bytes.len() <= self.capacity_bytes - self.written_bytes;
+        if fits {
+            self.copy(bytes);
+        }
+        fits
+    }
+
+    /// `bytes` fit: the caller has checked or claimed for them.
+    fn copy(&mut self, bytes: &[u8]) {
+        let lane = &self.publisher.lanes[self.topic.lane as usize];
+        lane.writer
+            .write_payload(self.slot, self.written_bytes, bytes);
+        self.written_bytes += bytes.len();
+    }
+
+    /// Publishes what was appended and returns its sequence number.
+    #[inline]
+    pub fn commit(self) -> u64 {
+        let time_ns = self.publisher.clock.now_ns();
+        let flags = if self.topic.name_id == INLINE_NAME_ID {
+            FLAG_INLINE_NAME
+        } else {
+            0
+        };
+        let lane = &mut self.publisher.lanes[self.topic.lane as usize];
+        let slot = self.slot.cut(self.written_bytes);
+        let name_id = self.topic.name_id;
+        let sequence = lane.finish(
+            slot,
+            self.written_bytes,
+            time_ns,
+            self.level,
+            name_id,
+            flags,
+        );
+        lane.writer.commit();
+        self.publisher.after_commit(self.topic.lane);
+        sequence
+    }
+}
+
+/// Many events with one stamp and one commit. See [`Publisher::batch`].
+///
+/// When the lane fills up in the middle, what is staged is committed so that it can be drained, and the
+/// batch goes on as its rule says. Dropping the batch gives back what is not committed.
+pub struct PublishBatch<'p> {
+    publisher: &'p mut Publisher,
+    topic: Topic,
+    time_ns: u64,
+    staged: usize,
+}
+
+impl PublishBatch<'_> {
+    /// Adds one event.
+    ///
+    /// # Errors
+    /// This event is dropped and counted, the others of the batch are not touched.
+    #[inline]
+    pub fn push(&mut self, level: Level, payload: &[u8]) -> Result<(), PublishError> {
+        let lane = &mut self.publisher.lanes[self.topic.lane as usize];
+        let fits = payload.len() <= lane.payload_bytes_limit as usize;
+        if self.topic.name_id == INLINE_NAME_ID || !fits {
+            return self.push_alone(level, payload);
+        }
+        let Some(slot) = lane.writer.reserve(payload.len()) else {
+            return self.push_when_full(level, payload);
+        };
+        lane.writer.write_payload(slot, 0, payload);
+        lane.finish(
+            slot,
+            payload.len(),
+            self.time_ns,
+            level,
+            self.topic.name_id,
+            0,
+        );
+        self.staged += 1;
+        Ok(())
+    }
+
+    #[cold]
+    fn push_when_full(&mut self, level: Level, payload: &[u8]) -> Result<(), PublishError> {
+        self.commit_staged();
+        let slot = self.publisher.reserve(self.topic, payload.len())?;
+        self.time_ns = self.publisher.clock.now_ns();
+        let lane = &mut self.publisher.lanes[self.topic.lane as usize];
+        lane.writer.write_payload(slot, 0, payload);
+        lane.finish(
+            slot,
+            payload.len(),
+            self.time_ns,
+            level,
+            self.topic.name_id,
+            0,
+        );
+        self.staged += 1;
+        Ok(())
+    }
+
+    #[cold]
+    fn push_alone(&mut self, level: Level, payload: &[u8]) -> Result<(), PublishError> {
+        self.commit_staged();
+        self.publisher
+            .publish(self.topic, level, payload)
+            .map(|_| ())
+    }
+
+    fn commit_staged(&mut self) {
+        if self.staged > 0 {
+            self.publisher.lanes[self.topic.lane as usize]
+                .writer
+                .commit();
+            self.publisher.after_commit(self.topic.lane);
+            self.staged = 0;
+        }
+    }
+
+    /// Makes everything pushed readable.
+    #[inline]
+    pub fn commit(mut self) {
+        self.commit_staged();
+    }
+}
+
+impl Drop for PublishBatch<'_> {
+    fn drop(&mut self) {
+        if self.staged > 0 {
+            self.publisher.lanes[self.topic.lane as usize]
+                .writer
+                .abort();
+        }
+    }
+}

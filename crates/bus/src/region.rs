@@ -1,0 +1,204 @@
+//! One mapped region of memory, and the only raw pointers of this crate.
+//!
+//! Everything else works on [`Pinned`] references to structures made of atomics, and on bounded
+//! copies in and out. No `&[u8]` is ever made over the region: another process may write to it.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use shared_memory::Shmem;
+use zerocopy::{FromBytes, IntoBytes};
+
+/// Types that may be shared with another process by reference: atomics, and structures of atomics.
+///
+/// # Safety
+/// Every bit pattern must be a valid value, all fields must be interior-mutable atomics (or padding
+/// that is never read), and the type must need no drop.
+pub(crate) unsafe trait Shared {}
+
+enum Backing {
+    /// Dropping it unmaps the object; `set_owner(false)` was called, so it does not unlink it.
+    Mapped(#[expect(dead_code, reason = "held for its Drop")] Shmem),
+    Heap(Layout),
+}
+
+/// A fixed range of memory: a mapped shared-memory object, or heap memory in tests and under Miri.
+pub(crate) struct Region {
+    base: NonNull<u8>,
+    length_bytes: usize,
+    backing: Backing,
+}
+
+// SAFETY: the region is only reached through `Shared` atomics and raw copies; it owns its memory,
+// and unmapping or freeing may happen on any thread.
+unsafe impl Send for Region {}
+// SAFETY: as above; no method hands out a plain reference to bytes.
+unsafe impl Sync for Region {}
+
+impl Region {
+    pub(crate) fn mapped(map: Shmem) -> Option<Arc<Self>> {
+        let base = NonNull::new(map.as_ptr())?;
+        let length_bytes = map.len();
+        Some(Arc::new(Region {
+            base,
+            length_bytes,
+            backing: Backing::Mapped(map),
+        }))
+    }
+
+    /// Zeroed heap memory, page aligned: the same code without an operating system.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "tests and Miri run on heap memory")
+    )]
+    pub(crate) fn heap(length_bytes: usize) -> Option<Arc<Self>> {
+        let layout = Layout::from_size_align(length_bytes.max(1), 4096).ok()?;
+        // SAFETY: the layout has a non-zero size, by the `max` above.
+        let base = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        Some(Arc::new(Region {
+            base,
+            length_bytes,
+            backing: Backing::Heap(layout),
+        }))
+    }
+
+    pub(crate) fn length_bytes(&self) -> usize {
+        self.length_bytes
+    }
+
+    /// The structure at `offset`, kept alive together with the region; `None` when it would not fit.
+    pub(crate) fn pin<T: Shared>(self: &Arc<Self>, offset: usize) -> Option<Pinned<T>> {
+        let end = offset.checked_add(size_of::<T>())?;
+        if end > self.length_bytes
+            || !(self.base.as_ptr() as usize + offset).is_multiple_of(align_of::<T>())
+        {
+            return None;
+        }
+        // SAFETY: `offset + size <= length_bytes`, checked above, so the pointer stays inside.
+        let pointer = unsafe { self.base.add(offset) }.cast::<T>();
+        Some(Pinned {
+            pointer,
+            region: Arc::clone(self),
+            marker: PhantomData,
+        })
+    }
+
+    /// Copies `bytes` to `offset`. Cost: one memcpy.
+    ///
+    /// # Panics
+    /// When the range leaves the region, which is a mistake in this crate and never a peer's doing:
+    /// callers mask or check every offset that comes from shared memory first.
+    #[inline(always)]
+    pub(crate) fn copy_in(&self, offset: usize, bytes: &[u8]) {
+        assert!(offset <= self.length_bytes && bytes.len() <= self.length_bytes - offset);
+        // SAFETY: the range lies inside the region, asserted above.
+        let target = unsafe { self.base.as_ptr().add(offset) };
+        // SAFETY: source and target are valid for `bytes.len()`; they cannot overlap, since no slice
+        // over the region exists. A peer that writes here at the same time garbles its own data.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
+    }
+
+    /// Copies from `offset` into `bytes`. What a peer writes meanwhile may be torn: check after.
+    ///
+    /// # Panics
+    /// As [`Region::copy_in`].
+    #[inline(always)]
+    pub(crate) fn copy_out(&self, offset: usize, bytes: &mut [u8]) {
+        assert!(offset <= self.length_bytes && bytes.len() <= self.length_bytes - offset);
+        // SAFETY: the range lies inside the region, asserted above.
+        let source = unsafe { self.base.as_ptr().add(offset) };
+        // SAFETY: as in `copy_in`; any bytes at all are a valid `[u8]`.
+        unsafe { std::ptr::copy_nonoverlapping(source, bytes.as_mut_ptr(), bytes.len()) };
+    }
+
+    /// Copies a plain structure out.
+    #[inline(always)]
+    pub(crate) fn read<T: FromBytes + IntoBytes>(&self, offset: usize) -> T {
+        let mut value = T::new_zeroed();
+        self.copy_out(offset, value.as_mut_bytes());
+        value
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        if let Backing::Heap(layout) = self.backing {
+            // SAFETY: allocated in `heap` with this very layout, and freed once, here.
+            unsafe { dealloc(self.base.as_ptr(), layout) };
+        }
+    }
+}
+
+/// A reference into a [`Region`] that keeps the region mapped.
+pub(crate) struct Pinned<T> {
+    pointer: NonNull<T>,
+    region: Arc<Region>,
+    marker: PhantomData<T>,
+}
+
+// SAFETY: it only gives out `&T`, and `T: Shared` is made of atomics.
+unsafe impl<T: Shared> Send for Pinned<T> {}
+// SAFETY: as above.
+unsafe impl<T: Shared> Sync for Pinned<T> {}
+
+impl<T> Pinned<T> {
+    pub(crate) fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+}
+
+impl<T> Clone for Pinned<T> {
+    fn clone(&self) -> Self {
+        Pinned {
+            pointer: self.pointer,
+            region: Arc::clone(&self.region),
+            marker: PhantomData,
+        }
+    }
+}
+
+impl<T: Shared> Deref for Pinned<T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        // SAFETY: `pin` checked bounds and alignment, `region` keeps the memory mapped, and `Shared`
+        // promises that any bytes are a valid `T` that others may change at any time.
+        unsafe { self.pointer.as_ref() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::atomic::{AtomicU64, Ordering};
+
+    #[repr(transparent)]
+    struct Word(AtomicU64);
+    // SAFETY: a single atomic.
+    unsafe impl Shared for Word {}
+
+    #[test]
+    fn pin_refuses_what_does_not_fit_or_is_misaligned() {
+        let region = Region::heap(64).expect("64 bytes of heap");
+        assert!(region.pin::<Word>(56).is_some());
+        assert!(region.pin::<Word>(57).is_none());
+        assert!(region.pin::<Word>(4).is_none());
+        assert!(region.pin::<Word>(usize::MAX).is_none());
+    }
+
+    #[test]
+    fn copies_come_back() {
+        let region = Region::heap(64).expect("64 bytes of heap");
+        region.copy_in(8, &7u64.to_le_bytes());
+        let word = region.pin::<Word>(8).expect("aligned and inside");
+        // ORDERING: one thread.
+        assert_eq!(u64::from_le(word.0.load(Ordering::Relaxed)), 7);
+        let mut back = [0; 8];
+        region.copy_out(8, &mut back);
+        assert_eq!(back, 7u64.to_le_bytes());
+    }
+}

@@ -1,0 +1,372 @@
+//! Everything counted on a bus, read from shared memory without asking anyone.
+
+use crate::commit;
+use crate::control::Control;
+use crate::drain::SourceTotalsPlain;
+use crate::lane::{self, Lane};
+use crate::layout::{load_text, text_of};
+use crate::object;
+use crate::ring::RingMemory;
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+/// Drops by cause, in events.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// The lane was full and its rule drops the newest.
+    pub full: u64,
+    /// The lane stayed full until the deadline.
+    pub deadline: u64,
+    /// The payload exceeded the limit of the rule.
+    pub too_long: u64,
+    /// Quarantined with their lane, or uncounted by a publisher that died.
+    pub other: u64,
+}
+
+impl Dropped {
+    /// All causes.
+    pub fn total(&self) -> u64 {
+        self.full + self.deadline + self.too_long + self.other
+    }
+}
+
+/// The process that holds the consumer's lease, or held it last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsumerInfo {
+    /// Its process id; 0 when it has left in order.
+    pub pid: u32,
+    /// When it took the lease, real time in ns.
+    pub started_ns: u64,
+    /// Its last sign of life, real time in ns.
+    pub heartbeat_ns: u64,
+    /// Whether the lease is held now.
+    pub alive: bool,
+    /// The writer's backend and why it was chosen.
+    pub backend: String,
+    /// The log directory.
+    pub logs_dir: String,
+    /// What keeps it from writing, empty for nothing.
+    pub trouble: String,
+}
+
+impl ConsumerInfo {
+    pub(crate) fn read(control: &Control, alive: bool) -> Self {
+        let text = control.load_text();
+        let line = &control.consumer;
+        ConsumerInfo {
+            // ORDERING: Relaxed; for people only.
+            pid: line.pid.load(Ordering::Relaxed),
+            started_ns: get(&line.started_ns),
+            heartbeat_ns: get(&line.heartbeat_ns),
+            alive,
+            backend: text_of(&text.backend),
+            logs_dir: text_of(&text.logs_dir),
+            trouble: text_of(&text.trouble),
+        }
+    }
+}
+
+/// One lane as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneStats {
+    /// Its number in the directory.
+    pub lane: u32,
+    /// The publisher's label.
+    pub label: String,
+    /// The publisher's process.
+    pub pid: u32,
+    /// The publisher's user.
+    pub uid: u32,
+    /// When it was made, real time in ns.
+    pub created_ns: u64,
+    /// Pattern of the rule it was made under.
+    pub pattern: String,
+    /// Size of its ring.
+    pub capacity_bytes: u64,
+    /// Committed by the publisher and not yet released.
+    pub lag_bytes: u64,
+    /// Events offered by the publisher.
+    pub published: u64,
+    /// Events taken by the consumer and committed.
+    pub delivered: u64,
+    /// Of these, events in a log file.
+    pub written: u64,
+    /// Of these, events refused for what they are.
+    pub rejected: u64,
+    /// Events dropped, by cause.
+    pub dropped: Dropped,
+    /// `published - delivered - dropped`: in the lane, or taken and not yet committed.
+    pub in_flight: u64,
+    /// Payload bytes delivered.
+    pub delivered_bytes: u64,
+    /// The consumer found nonsense in it and reads it no more.
+    pub quarantined: bool,
+}
+
+/// A source: a publisher's label and a rule, over all its lanes, those that are gone included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceStats {
+    /// The publishers' label.
+    pub label: String,
+    /// Pattern of the rule.
+    pub pattern: String,
+    /// Lanes that live now.
+    pub lanes_live: u64,
+    /// Lanes that are gone.
+    pub lanes_gone: u64,
+    /// Events offered.
+    pub published: u64,
+    /// Events taken by the consumer and committed.
+    pub delivered: u64,
+    /// Of these, events in a log file.
+    pub written: u64,
+    /// Of these, events refused for what they are.
+    pub rejected: u64,
+    /// Events dropped, by cause.
+    pub dropped: Dropped,
+    /// `published - delivered - dropped`.
+    pub in_flight: u64,
+    /// Payload bytes delivered.
+    pub delivered_bytes: u64,
+}
+
+/// A service's log, as committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceStats {
+    /// The service.
+    pub name: String,
+    /// Id of its open segment.
+    pub segment_id: u64,
+    /// Committed length of the open segment.
+    pub segment_bytes: u64,
+    /// Lines ever committed.
+    pub lines: u64,
+    /// Bytes of text ever committed.
+    pub bytes: u64,
+    /// Segments opened so far.
+    pub segments: u64,
+}
+
+/// A reading of a bus's statistics. Numbers of live lanes move while they are read; once publishers rest
+/// and everything is committed, `published = delivered + dropped` holds exactly for each source.
+///
+/// ```
+/// use millpond_bus::{Bus, BusOptions, Level};
+/// let bus = Bus::attach(&format!("doc-stats-{}", std::process::id()), &BusOptions::default())?;
+/// let mut publisher = bus.publisher("indexer")?;
+/// let topic = publisher.topic("data:users:created")?;
+/// publisher.publish(topic, Level::Info, b"{}")?;
+/// let stats = bus.stats();
+/// assert_eq!(stats.sources[0].published, 1);
+/// assert_eq!(stats.sources[0].in_flight, 1);
+/// # drop(publisher);
+/// # bus.remove()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stats {
+    /// The bus.
+    pub bus: String,
+    /// When it was read, real time in ns.
+    pub time_ns: u64,
+    /// Bytes of shared memory in lanes.
+    pub lanes_bytes: u64,
+    /// The limit on those.
+    pub lanes_bytes_limit: u64,
+    /// The consumer, if there ever was one.
+    pub consumer: Option<ConsumerInfo>,
+    /// Lanes that exist.
+    pub lanes: Vec<LaneStats>,
+    /// Sources, live and gone.
+    pub sources: Vec<SourceStats>,
+    /// Services.
+    pub services: Vec<ServiceStats>,
+}
+
+impl Stats {
+    pub(crate) fn read(control: &Control) -> Self {
+        let lanes = read_lanes(control);
+        let alive = object::is_locked(&object::control_name(&control.bus));
+        let consumer = ConsumerInfo::read(control, alive);
+        Stats {
+            bus: control.bus.clone(),
+            time_ns: crate::clock::realtime_ns(),
+            lanes_bytes: lanes.iter().map(|lane| lane.capacity_bytes).sum(),
+            lanes_bytes_limit: control.limits.bus_bytes,
+            consumer: (consumer.started_ns != 0).then_some(consumer),
+            sources: read_sources(control, &lanes),
+            lanes,
+            services: read_services(control),
+        }
+    }
+}
+
+fn get(word: &AtomicU64) -> u64 {
+    // ORDERING: Relaxed; statistics may be a moment old.
+    word.load(Ordering::Relaxed)
+}
+
+fn read_lanes(control: &Control) -> Vec<LaneStats> {
+    control
+        .directory
+        .iter()
+        .enumerate()
+        .filter_map(|(slot, entry)| {
+            // ORDERING: Acquire; pairs with the Release that registered the lane.
+            let word = entry.word.load(Ordering::Acquire);
+            let lane = (word != 0)
+                .then(|| lane::open(&control.bus, word >> 8, control.access).ok())
+                .flatten()?;
+            Some(lane_stats(control, slot, &lane))
+        })
+        .collect()
+}
+
+fn lane_stats(control: &Control, slot: usize, lane: &Lane) -> LaneStats {
+    let header = lane.memory.header();
+    let persisted = lane.info.rule.service.is_some();
+    let flip = if persisted {
+        &control.consumer.generation
+    } else {
+        &header.reader.selector
+    };
+    // Committed first: the publisher's numbers only grow meanwhile, so nothing comes out negative.
+    let committed = commit::lane(control, slot, lane.info.epoch, flip);
+    let line = &header.publisher;
+    // ORDERING: Acquire (P4): numbers below it are in the lane or in the drop counters.
+    let published = line
+        .sequence_next
+        .load(Ordering::Acquire)
+        .max(committed.sequence_next);
+    // ORDERING: Relaxed; a flag that says only itself.
+    let quarantined = header.reader.quarantined.load(Ordering::Relaxed) != 0;
+    let known = [
+        &line.dropped_full,
+        &line.dropped_deadline,
+        &line.dropped_too_long,
+    ]
+    .map(get);
+    let missing = published.saturating_sub(committed.delivered);
+    let in_flight = match quarantined {
+        true => 0,
+        false => missing.saturating_sub(known.iter().sum::<u64>().max(committed.missing)),
+    };
+    let other = missing.saturating_sub(known.iter().sum::<u64>() + in_flight);
+    LaneStats {
+        lane: slot as u32,
+        label: lane.info.label.clone(),
+        pid: lane.info.publisher_pid,
+        uid: lane.info.publisher_uid,
+        created_ns: lane.info.created_ns,
+        pattern: lane.info.rule.pattern.as_str().to_owned(),
+        capacity_bytes: lane.memory.capacity_bytes(),
+        lag_bytes: get(&line.tail_position).saturating_sub(get(&header.reader.head_position)),
+        published,
+        delivered: committed.delivered,
+        written: committed.written,
+        rejected: committed.rejected,
+        dropped: Dropped {
+            full: known[0],
+            deadline: known[1],
+            too_long: known[2],
+            other,
+        },
+        in_flight,
+        delivered_bytes: committed.delivered_bytes,
+        quarantined,
+    }
+}
+
+fn read_sources(control: &Control, lanes: &[LaneStats]) -> Vec<SourceStats> {
+    let mut sources: Vec<SourceStats> = control
+        .sources
+        .iter()
+        // ORDERING: Acquire; the texts were stored before the mark.
+        .filter(|slot| slot.in_use.load(Ordering::Acquire) == 1)
+        .map(|slot| {
+            // ORDERING: Acquire; the totals were stored before the selector.
+            let bank = slot.selector.load(Ordering::Acquire) & 1;
+            let totals = SourceTotalsPlain::load(&slot.totals[bank as usize]);
+            SourceStats {
+                label: load_text(&slot.label),
+                pattern: load_text(&slot.pattern),
+                lanes_live: 0,
+                lanes_gone: totals.lanes,
+                published: totals.published,
+                delivered: totals.delivered,
+                written: totals.written,
+                rejected: totals.rejected,
+                dropped: Dropped {
+                    full: totals.dropped_full,
+                    deadline: totals.dropped_deadline,
+                    too_long: totals.dropped_too_long,
+                    other: totals.dropped_other,
+                },
+                in_flight: 0,
+                delivered_bytes: totals.bytes,
+            }
+        })
+        .collect();
+    for lane in lanes {
+        let known = sources
+            .iter()
+            .position(|source| source.label == lane.label && source.pattern == lane.pattern);
+        let index = known.unwrap_or_else(|| {
+            sources.push(SourceStats::empty(&lane.label, &lane.pattern));
+            sources.len() - 1
+        });
+        sources[index].add_live(lane);
+    }
+    sources
+}
+
+impl SourceStats {
+    fn empty(label: &str, pattern: &str) -> Self {
+        SourceStats {
+            label: label.to_owned(),
+            pattern: pattern.to_owned(),
+            lanes_live: 0,
+            lanes_gone: 0,
+            published: 0,
+            delivered: 0,
+            written: 0,
+            rejected: 0,
+            dropped: Dropped::default(),
+            in_flight: 0,
+            delivered_bytes: 0,
+        }
+    }
+
+    fn add_live(&mut self, lane: &LaneStats) {
+        self.lanes_live += 1;
+        self.published += lane.published;
+        self.delivered += lane.delivered;
+        self.written += lane.written;
+        self.rejected += lane.rejected;
+        self.dropped.full += lane.dropped.full;
+        self.dropped.deadline += lane.dropped.deadline;
+        self.dropped.too_long += lane.dropped.too_long;
+        self.dropped.other += lane.dropped.other;
+        self.in_flight += lane.in_flight;
+        self.delivered_bytes += lane.delivered_bytes;
+    }
+}
+
+fn read_services(control: &Control) -> Vec<ServiceStats> {
+    loop {
+        let bank = commit::bank(&control.consumer.generation);
+        let services = commit::services(control, bank);
+        if commit::bank(&control.consumer.generation) == bank {
+            return services
+                .into_iter()
+                .map(|commit| ServiceStats {
+                    name: commit.name,
+                    segment_id: commit.segment_id,
+                    segment_bytes: commit.length_bytes,
+                    lines: commit.lines,
+                    bytes: commit.bytes,
+                    segments: commit.segments,
+                })
+                .collect();
+        }
+    }
+}

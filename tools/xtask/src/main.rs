@@ -1,0 +1,2 @@
+//! (see docs/ARCHITECTURE.md)
+fn main() {}
