@@ -309,10 +309,16 @@ impl Drain {
     ///
     /// Never blocks, makes no system call, and allocates only for a longer payload than any before.
     pub fn pass(&mut self, scope: Scope, visit: &mut impl FnMut(Item<'_>) -> Verdict) -> Pass {
-        // Before any tail is read: see the module's front page.
-        let cut_ns = self.clock.cut_ns();
         let mut pass = Pass::default();
         let persisted = scope == Scope::Persisted;
+        if !self
+            .open_lanes()
+            .any(|lane| lane.persisted == persisted && lane.has_news())
+        {
+            return pass;
+        }
+        // Before any tail is read: see the module's front page.
+        let cut_ns = self.clock.cut_ns();
         self.heap.clear();
         for &slot in &self.open_slots {
             let Some(lane) = self.lanes[slot].as_mut() else {
@@ -363,6 +369,8 @@ impl Drain {
                 pass.pressure |= lane.publish_progress() && lane.persisted == persisted;
             }
         }
+        // Whatever the visitor publishes from here on is stamped after what it has just seen.
+        clock::load_fence();
         pass
     }
 
@@ -741,6 +749,15 @@ impl DrainLane {
     fn has_records(&self) -> bool {
         !self.quarantined
             && line_value(&self.ring.publisher.tail_position) != self.reader.position()
+    }
+
+    /// Records to read, or numbers to account for.
+    #[inline(always)]
+    fn has_news(&self) -> bool {
+        let line = &self.ring.publisher;
+        !self.quarantined
+            && (line_value(&line.sequence_next) != self.reader.sequence_next()
+                || line_value(&line.tail_position) != self.reader.position())
     }
 
     fn is_over_threshold(&self) -> bool {

@@ -348,7 +348,7 @@ impl Publisher {
             return self.publish_inline(topic, level, payload);
         }
         let slot = self.reserve(topic, payload.len())?;
-        let time_ns = self.clock.now_ns();
+        let time_ns = self.clock.stamp_ns();
         let lane = &mut self.lanes[topic.lane as usize];
         lane.writer.write_payload(slot, 0, payload);
         let sequence = lane.finish(slot, payload.len(), time_ns, level, topic.name_id, 0);
@@ -414,7 +414,7 @@ impl Publisher {
         if topic.publisher_id != self.id {
             return Err(PublishError::ForeignTopic);
         }
-        let time_ns = self.clock.now_ns();
+        let time_ns = self.clock.stamp_ns();
         Ok(PublishBatch {
             publisher: self,
             topic,
@@ -791,7 +791,7 @@ impl Claim<'_> {
     /// Publishes what was appended and returns its sequence number.
     #[inline]
     pub fn commit(self) -> u64 {
-        let time_ns = self.publisher.clock.now_ns();
+        let time_ns = self.publisher.clock.stamp_ns();
         let flags = if self.topic.name_id == INLINE_NAME_ID {
             FLAG_INLINE_NAME
         } else {
@@ -857,7 +857,7 @@ impl PublishBatch<'_> {
     fn push_when_full(&mut self, level: Level, payload: &[u8]) -> Result<(), PublishError> {
         self.commit_staged();
         let slot = self.publisher.reserve(self.topic, payload.len())?;
-        self.time_ns = self.publisher.clock.now_ns();
+        self.time_ns = self.publisher.clock.stamp_ns();
         let lane = &mut self.publisher.lanes[self.topic.lane as usize];
         lane.writer.write_payload(slot, 0, payload);
         lane.finish(

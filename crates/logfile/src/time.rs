@@ -1,0 +1,157 @@
+//! The 30 bytes of time in front of every line: `2026-11-21T01:29:53.123456789Z`.
+//!
+//! Calendar arithmetic after Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms".
+
+/// Length of a time in a line.
+pub const TIME_BYTES: usize = 30;
+const NS_PER_SECOND: u64 = 1_000_000_000;
+const PAIRS: &[u8; 200] = b"0001020304050607080910111213141516171819202122232425262728293031323334353637383940414243444546474849\
+5051525354555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899";
+
+/// The two digits of `value`, which is below 100.
+#[inline(always)]
+pub(crate) fn pair(value: u32) -> [u8; 2] {
+    let at = (value as usize % 100) * 2;
+    [PAIRS[at], PAIRS[at + 1]]
+}
+
+/// Formats a time in nanoseconds since 1970, UTC. No allocation.
+///
+/// ```
+/// let text = millpond_logfile::format_time(1_795_224_593_123_456_789);
+/// assert_eq!(&text, b"2026-11-21T01:29:53.123456789Z");
+/// ```
+pub fn format_time(time_ns: u64) -> [u8; TIME_BYTES] {
+    let mut text = [b'0'; TIME_BYTES];
+    text[..20].copy_from_slice(&format_second(time_ns / NS_PER_SECOND));
+    text[20..].copy_from_slice(&format_nanoseconds((time_ns % NS_PER_SECOND) as u32));
+    text
+}
+
+/// `2026-11-21T01:29:53.`
+pub(crate) fn format_second(seconds: u64) -> [u8; 20] {
+    let (year, month, day) = civil_from_days(seconds / 86_400);
+    let of_day = (seconds % 86_400) as u32;
+    let mut text = *b"0000-00-00T00:00:00.";
+    text[0..2].copy_from_slice(&pair(year / 100));
+    text[2..4].copy_from_slice(&pair(year % 100));
+    text[5..7].copy_from_slice(&pair(month));
+    text[8..10].copy_from_slice(&pair(day));
+    text[11..13].copy_from_slice(&pair(of_day / 3600));
+    text[14..16].copy_from_slice(&pair(of_day / 60 % 60));
+    text[17..19].copy_from_slice(&pair(of_day % 60));
+    text
+}
+
+/// `123456789Z`
+#[inline(always)]
+pub(crate) fn format_nanoseconds(nanoseconds: u32) -> [u8; 10] {
+    let mut text = *b"000000000Z";
+    let (high, low) = (nanoseconds / 10_000, nanoseconds % 10_000);
+    text[0] = b'0' + (high / 10_000) as u8;
+    text[1..3].copy_from_slice(&pair(high / 100 % 100));
+    text[3..5].copy_from_slice(&pair(high % 100));
+    text[5..7].copy_from_slice(&pair(low / 100));
+    text[7..9].copy_from_slice(&pair(low % 100));
+    text
+}
+
+/// Reads a time as [`format_time`] writes it; `None` for anything else.
+///
+/// ```
+/// use millpond_logfile::{format_time, parse_time};
+/// assert_eq!(parse_time(&format_time(42)), Some(42));
+/// assert_eq!(parse_time(b"yesterday"), None);
+/// ```
+pub fn parse_time(text: &[u8]) -> Option<u64> {
+    let text: &[u8; TIME_BYTES] = text.try_into().ok()?;
+    let marks = [
+        (4, b'-'),
+        (7, b'-'),
+        (10, b'T'),
+        (13, b':'),
+        (16, b':'),
+        (19, b'.'),
+        (29, b'Z'),
+    ];
+    if marks.iter().any(|&(at, mark)| text[at] != mark) {
+        return None;
+    }
+    let number = |from: usize, to: usize| -> Option<u64> {
+        text[from..to].iter().try_fold(0, |sum, &byte| {
+            byte.is_ascii_digit()
+                .then(|| sum * 10 + u64::from(byte - b'0'))
+        })
+    };
+    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
+    let in_range = year >= 1970
+        && (1..=12).contains(&month)
+        && (1..=31).contains(&day)
+        && hour < 24
+        && minute < 60
+        && second < 60;
+    if !in_range {
+        return None;
+    }
+    let seconds = days_from_civil(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second;
+    seconds
+        .checked_mul(NS_PER_SECOND)?
+        .checked_add(number(20, 29)?)
+}
+
+fn civil_from_days(days: u64) -> (u32, u32, u32) {
+    let days = days + 719_468;
+    let era = days / 146_097;
+    let of_era = days % 146_097;
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    (year as u32, month as u32, day as u32)
+}
+
+fn days_from_civil(year: u64, month: u64, day: u64) -> u64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year / 400;
+    let year_of_era = year % 400;
+    let shifted_month = if month > 2 { month - 3 } else { month + 9 };
+    let of_year = (153 * shifted_month + 2) / 5 + day - 1;
+    let of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + of_year;
+    era * 146_097 + of_era - 719_468
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_day_comes_back() {
+        for day in 0..213_000 {
+            let time_ns = day * 86_400 * NS_PER_SECOND + 86_399_999_999_999;
+            assert_eq!(
+                parse_time(&format_time(time_ns)),
+                Some(time_ns),
+                "day {day}"
+            );
+        }
+        assert_eq!(parse_time(&format_time(u64::MAX)), Some(u64::MAX));
+    }
+
+    #[test]
+    fn what_is_no_time_is_refused() {
+        let good = format_time(1_795_224_593_123_456_789);
+        for at in 0..TIME_BYTES {
+            let mut bad = good;
+            bad[at] = b'x';
+            assert_eq!(parse_time(&bad), None, "byte {at}");
+        }
+        assert_eq!(parse_time(&good[..29]), None);
+    }
+}
