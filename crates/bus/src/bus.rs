@@ -134,6 +134,11 @@ impl Bus {
         &self.control.bus
     }
 
+    /// Tells this bus from every other one, also from a later one of the same name.
+    pub fn identity(&self) -> String {
+        format!("{} {:x}", self.control.bus, self.control.created_ns)
+    }
+
     /// The limits it was created with.
     pub fn limits(&self) -> Limits {
         self.control.limits

@@ -49,9 +49,14 @@ pub enum Scope {
     Unpersisted,
 }
 
-/// A lane, as items name it. Reused after the lane is gone.
+/// A lane, as items name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LaneId(pub u32);
+pub struct LaneId {
+    /// Its place in the directory: small, and used again after the lane is gone.
+    pub slot: u32,
+    /// Its number, which no other lane of the bus ever has.
+    pub epoch: u64,
+}
 
 /// An event's name, and the number it is interned under (`u32::MAX`: not interned).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +72,10 @@ pub struct NameRef<'a> {
 pub struct Record<'a> {
     /// The lane it came through.
     pub lane: LaneId,
+    /// The publisher's label.
+    pub label: &'a str,
+    /// The rule its lane was made under.
+    pub rule: &'a Rule,
     /// Real time of its publication in ns, monotone within a lane.
     pub time_ns: u64,
     /// Number within its lane; a missing number is a counted drop.
@@ -85,13 +94,19 @@ pub struct Record<'a> {
 
 /// Events that a publisher dropped: their numbers are missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gap {
+pub struct Gap<'a> {
     /// The lane.
     pub lane: LaneId,
+    /// The publisher's label.
+    pub label: &'a str,
+    /// The rule its lane was made under.
+    pub rule: &'a Rule,
     /// First missing number.
     pub first: u64,
     /// Last missing number.
     pub last: u64,
+    /// Drops of this lane by cause, as its publisher has counted them so far: full, deadline, too long.
+    pub dropped: [u64; 3],
 }
 
 /// What a pass hands to its visitor.
@@ -100,7 +115,7 @@ pub enum Item<'a> {
     /// An event.
     Record(Record<'a>),
     /// A loss.
-    Gap(Gap),
+    Gap(Gap<'a>),
 }
 
 /// What the visitor did with an item.
@@ -140,6 +155,17 @@ pub enum Sleep {
 #[derive(Debug)]
 pub struct Mark {
     lanes: Vec<(usize, LaneCommit)>,
+}
+
+impl Mark {
+    /// Both marks in one: of a lane that is in both, `later` says how far it is.
+    #[must_use]
+    pub fn merge(mut self, later: Mark) -> Mark {
+        self.lanes
+            .retain(|(slot, _)| later.lanes.iter().all(|(other, _)| other != slot));
+        self.lanes.extend(later.lanes);
+        self
+    }
 }
 
 /// Something about a lane that people should hear of.
@@ -271,28 +297,6 @@ impl Drain {
     /// The services and lengths of the last commit, also one of an earlier consumer.
     pub fn committed_services(&self) -> &[ServiceCommit] {
         self.area.services()
-    }
-
-    /// Label and rule of the lane an item came through.
-    pub fn lane(&self, id: LaneId) -> Option<(&str, &Rule)> {
-        let lane = self.lanes.get(id.0 as usize)?.as_ref()?;
-        Some((&lane.info.label, &lane.info.rule))
-    }
-
-    /// The number of this lane that no other lane of the bus ever has.
-    pub fn lane_epoch(&self, id: LaneId) -> Option<u64> {
-        Some(self.lanes.get(id.0 as usize)?.as_ref()?.info.epoch)
-    }
-
-    /// Drops by cause as the publisher of this lane has counted them: full, deadline, too long.
-    pub fn lane_drops(&self, id: LaneId) -> Option<[u64; 3]> {
-        let lane = self.lanes.get(id.0 as usize)?.as_ref()?;
-        let line = &lane.ring.publisher;
-        Some([
-            line_value(&line.dropped_full),
-            line_value(&line.dropped_deadline),
-            line_value(&line.dropped_too_long),
-        ])
     }
 
     /// The bus's clock.
@@ -617,6 +621,13 @@ enum RunEnd {
 }
 
 impl DrainLane {
+    fn id(&self) -> LaneId {
+        LaneId {
+            slot: self.slot as u32,
+            epoch: self.info.epoch,
+        }
+    }
+
     /// The time of the next record, if there is one that `cut_ns` allows.
     fn next_time(&mut self, cut_ns: u64) -> Result<Option<u64>, Damage> {
         if self.reader.refresh()? == 0 {
@@ -670,7 +681,9 @@ impl DrainLane {
                 split_inline_name(bytes).ok_or_else(|| damage("inline name", 0))?
             };
             let record = Record {
-                lane: LaneId(self.slot as u32),
+                lane: self.id(),
+                label: &self.info.label,
+                rule: &self.info.rule,
                 time_ns,
                 sequence: header.sequence.get(),
                 level: header.level,
@@ -696,10 +709,18 @@ impl DrainLane {
     #[cold]
     fn visit_gap(&mut self, next: u64, visit: &mut impl FnMut(Item<'_>) -> Verdict) -> bool {
         let first = self.reader.sequence_next();
+        let line = &self.ring.publisher;
         let gap = Gap {
-            lane: LaneId(self.slot as u32),
+            lane: self.id(),
+            label: &self.info.label,
+            rule: &self.info.rule,
             first,
             last: next - 1,
+            dropped: [
+                line_value(&line.dropped_full),
+                line_value(&line.dropped_deadline),
+                line_value(&line.dropped_too_long),
+            ],
         };
         if visit(Item::Gap(gap)) == Verdict::Stop {
             return false;

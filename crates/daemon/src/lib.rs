@@ -1,1 +1,37 @@
-//! (see docs/ARCHITECTURE.md)
+//! The one consumer of a bus: drains it, routes what is to be kept into the log, and makes it true.
+//!
+//! The `millpond daemon` command is this crate and a signal handler. A program that wants no second
+//! process embeds it:
+//!
+//! ```
+//! use millpond_bus::{Bus, BusOptions, Guarantee, Level};
+//! use millpond_daemon::Daemon;
+//!
+//! # let dir = tempfile::tempdir()?;
+//! # let logs_dir = dir.path();
+//! let bus = Bus::attach(&format!("doc-daemon-{}", std::process::id()), &BusOptions::default())?;
+//! let daemon = Daemon::builder(&bus, logs_dir).spawn()?;
+//!
+//! let mut publisher = bus.publisher("greeter")?;
+//! let topic = publisher.topic("log:web:rpc")?;
+//! publisher.publish(topic, Level::Info, b"listening on :8080")?;
+//! publisher.flush(Guarantee::Written, None)?;
+//!
+//! let text = std::fs::read_to_string(logs_dir.join("web/current.log"))?;
+//! assert!(text.ends_with("INFO  rpc listening on :8080\n"));
+//! daemon.stop()?;
+//! # drop(publisher);
+//! # bus.remove()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod consumer;
+mod error;
+mod gaps;
+mod router;
+
+pub use self::consumer::{Builder, Daemon, Notice, Running, Step, StopHandle};
+pub use self::error::Error;
+pub use millpond_sink::{BackendChoice, Policy, SyncPolicy};

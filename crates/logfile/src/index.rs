@@ -101,6 +101,11 @@ const _: () = assert!(std::mem::offset_of!(IndexEntry, level_counts) == 40);
 const _: () = assert!(std::mem::offset_of!(IndexEntry, text_crc) == 68);
 
 impl IndexEntry {
+    /// The bytes of the entry.
+    pub fn to_bytes(&self) -> [u8; ENTRY_BYTES] {
+        zerocopy::transmute!(*self)
+    }
+
     /// Where the block starts in the segment.
     pub fn offset(&self) -> u64 {
         self.offset.get()

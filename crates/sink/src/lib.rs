@@ -1,1 +1,42 @@
-//! (see docs/ARCHITECTURE.md)
+//! Log records to files: formatted into buffers by the consumer, written by a thread of its own, true at once.
+//!
+//! Two halves. [`Sink`] lives on the consumer's thread: it formats lines into the buffers of the group that is
+//! being filled and never touches a file. The writer thread owns the files: it writes whole groups through
+//! io_uring (or `pwrite`), rotates, syncs and trims. A group that is written comes back as a
+//! [`CompletedGroup`], and the caller makes it true in shared memory with one store: the *commit point*.
+//!
+//! ```
+//! use millpond_logfile::{Level, Source};
+//! use millpond_sink::{Policy, Sink};
+//!
+//! # let dir = tempfile::tempdir()?;
+//! # let logs_dir = dir.path();
+//! let (mut sink, recovery) = Sink::open(logs_dir, Policy::default(), "doc", &[], 0, || {})?;
+//! assert!(recovery.is_empty());
+//! let web = sink.service("web", 7)?;
+//! sink.append(web, 7, Level::Info, &Source::new("rpc"), b"listening");
+//! let group = sink.close(8).expect("the last group is written");
+//! assert_eq!(group.services[0].lines, 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("millpond runs on Linux only: the sink is built on io_uring and fallocate");
+
+mod error;
+mod files;
+mod open;
+mod policy;
+mod retention;
+mod sink;
+mod writer;
+
+pub use self::{
+    error::{Error, ErrorKind},
+    open::Cut,
+    policy::{BackendChoice, Policy, SyncPolicy},
+    sink::{CompletedGroup, ServiceId, Sink},
+    writer::{Backend, WriterStatus},
+};

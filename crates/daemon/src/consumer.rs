@@ -1,0 +1,525 @@
+//! The consumer loop as a state machine: each step reaps, commits, drains, submits, and says how to wait.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use millpond_bus::{
+    Bus, ConsumerNotice, Doorbell, Drain, Guarantee, Item, Mark, RuleTable, Scope, Sleep, Verdict,
+};
+use millpond_logfile::Level;
+use millpond_sink::{CompletedGroup, Cut, Policy, Sink};
+
+use crate::error::Error;
+use crate::gaps::Gaps;
+use crate::router::Router;
+
+/// Liveness, heartbeat and clock are looked after this often.
+const HOUSEKEEPING_NS: u64 = 1_000_000_000;
+/// No wait is longer than this, whatever rings or does not.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+/// A pass that took fewer records than this came too soon: more would make the publishers' cache lines
+/// travel for little.
+const FEW_RECORDS: u64 = 64;
+/// How long the loop looks out for more before it parks, in rounds of `PAUSE_SPINS`.
+const IDLE_ROUNDS: u32 = 8;
+const PAUSE_SPINS: u32 = 100;
+/// At a stop, publishers that go on at full speed do not keep us for ever: what they publish after this
+/// many steps waits in their lanes for the next consumer.
+const STOP_STEPS_MAX: u32 = 10_000;
+
+/// Something that people should hear of.
+///
+/// ```
+/// use millpond_daemon::Notice;
+/// let notice = Notice::Recovered("web: cut 17 bytes".into());
+/// assert_eq!(notice.to_string(), "web: cut 17 bytes");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// What recovery cut from a log.
+    Recovered(String),
+    /// A lane was given up.
+    Lane(String),
+    /// The writer cannot write; it goes on trying.
+    Trouble(String),
+    /// The writer writes again.
+    TroubleOver,
+}
+
+impl std::fmt::Display for Notice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Notice::Recovered(text) | Notice::Lane(text) | Notice::Trouble(text) => {
+                f.write_str(text)
+            }
+            Notice::TroubleOver => f.write_str("the log is being written again"),
+        }
+    }
+}
+
+/// How a step ended: what to do before the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// There was work; step again.
+    Busy {
+        /// Records that were drained.
+        records: u64,
+    },
+    /// Nothing to do until then, or until someone rings.
+    Idle {
+        /// What may ring.
+        sleep: Sleep,
+        /// How long at most.
+        timeout: Duration,
+    },
+}
+
+/// How a consumer is set up.
+///
+/// ```no_run
+/// use millpond_bus::{Bus, BusOptions};
+/// use millpond_daemon::{Daemon, Policy};
+/// let bus = Bus::attach("default", &BusOptions::default())?;
+/// let policy = Policy { segment_bytes_limit: 16 << 20, ..Policy::default() };
+/// let running = Daemon::builder(&bus, "/var/log/millpond".as_ref()).policy(policy).spawn()?;
+/// # running.stop()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Builder {
+    bus: Bus,
+    logs_dir: PathBuf,
+    policy: Policy,
+    rules: Option<RuleTable>,
+}
+
+impl Builder {
+    /// How to write. Default: [`Policy::default`].
+    #[must_use]
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Rules to put in force. Default: those the bus has. Publishers that are attached keep theirs.
+    #[must_use]
+    pub fn rules(mut self, rules: RuleTable) -> Self {
+        self.rules = Some(rules);
+        self
+    }
+
+    /// Takes the lease, recovers the log directory and starts the writer.
+    ///
+    /// # Errors
+    /// `Bus` when the bus has a consumer already, `Sink` when the directory cannot be written.
+    pub fn open(self) -> Result<Daemon, Error> {
+        let mut drain = self.bus.drain()?;
+        if let Some(rules) = &self.rules
+            && self.bus.rules()? != *rules
+        {
+            drain.install_rules(rules);
+        }
+        let has_completed = Arc::new(AtomicBool::new(false));
+        let completed = {
+            let (has_completed, doorbell) = (Arc::clone(&has_completed), drain.doorbell());
+            move || {
+                // ORDERING: Release; pairs with the Acquire of the consumer's last look before it parks.
+                has_completed.store(true, Ordering::Release);
+                doorbell.ring();
+            }
+        };
+        let committed = drain.committed_services().to_vec();
+        let now_ns = drain.clock().now_ns();
+        let (sink, cuts) = Sink::open(
+            &self.logs_dir,
+            self.policy,
+            &self.bus.identity(),
+            &committed,
+            now_ns,
+            completed,
+        )?;
+        let mut daemon = Daemon {
+            stop: StopHandle {
+                wanted: Arc::default(),
+                doorbell: drain.doorbell(),
+            },
+            logs_dir: self.logs_dir,
+            drain,
+            sink,
+            router: Router::default(),
+            gaps: Gaps::new(),
+            marks: VecDeque::new(),
+            has_completed,
+            flush: None,
+            next_housekeeping_ns: 0,
+            trouble: None,
+            notices: cuts
+                .iter()
+                .map(|cut| Notice::Recovered(describe_cut(cut)))
+                .collect(),
+        };
+        daemon.describe();
+        Ok(daemon)
+    }
+
+    /// Opens it and runs it on a thread of its own.
+    ///
+    /// # Errors
+    /// As [`Builder::open`].
+    pub fn spawn(self) -> Result<Running, Error> {
+        let mut daemon = self.open()?;
+        let stop = daemon.stop_handle();
+        let thread = std::thread::Builder::new()
+            .name("millpond-consumer".to_owned())
+            .spawn(move || {
+                daemon.run(&mut |_| {});
+                daemon.close()
+            })
+            .map_err(|error| Error::Thread(error.to_string()))?;
+        Ok(Running { stop, thread })
+    }
+}
+
+/// A consumer on a thread of its own.
+///
+/// See the crate's front page.
+#[derive(Debug)]
+pub struct Running {
+    stop: StopHandle,
+    thread: JoinHandle<Result<(), Error>>,
+}
+
+impl Running {
+    /// Drains everything, writes it, and ends the thread.
+    ///
+    /// # Errors
+    /// `NotWritten` when the last records could not be written.
+    pub fn stop(self) -> Result<(), Error> {
+        self.stop.stop();
+        match self.thread.join() {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Error::Thread("it panicked".to_owned())),
+        }
+    }
+}
+
+/// Ends a consumer's loop from anywhere.
+#[derive(Clone)]
+pub struct StopHandle {
+    wanted: Arc<AtomicBool>,
+    doorbell: Doorbell,
+}
+
+impl std::fmt::Debug for StopHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StopHandle")
+            .field("wanted", &self.is_wanted())
+            .finish_non_exhaustive()
+    }
+}
+
+impl StopHandle {
+    /// Asks the loop to end.
+    pub fn stop(&self) {
+        // ORDERING: Release; pairs with the Acquire of the consumer's last look before it parks.
+        self.wanted.store(true, Ordering::Release);
+        self.doorbell.ring();
+    }
+
+    fn is_wanted(&self) -> bool {
+        // ORDERING: Acquire; see `stop`.
+        self.wanted.load(Ordering::Acquire)
+    }
+}
+
+/// The consumer. [`Daemon::run`] is the loop; [`Daemon::step`] is for programs that have one of their own.
+#[derive(Debug)]
+pub struct Daemon {
+    drain: Drain,
+    sink: Sink,
+    router: Router,
+    gaps: Gaps,
+    /// What each group that is with the writer makes true, oldest first.
+    marks: VecDeque<Mark>,
+    has_completed: Arc<AtomicBool>,
+    /// Somebody waits for everything that has been published.
+    flush: Option<Guarantee>,
+    next_housekeeping_ns: u64,
+    logs_dir: PathBuf,
+    trouble: Option<String>,
+    notices: Vec<Notice>,
+    stop: StopHandle,
+}
+
+impl Daemon {
+    /// A consumer of `bus` that writes to `logs_dir`.
+    pub fn builder(bus: &Bus, logs_dir: &Path) -> Builder {
+        Builder {
+            bus: bus.clone(),
+            logs_dir: logs_dir.to_owned(),
+            policy: Policy::default(),
+            rules: None,
+        }
+    }
+
+    /// A handle that ends [`Daemon::run`].
+    pub fn stop_handle(&self) -> StopHandle {
+        self.stop.clone()
+    }
+
+    /// The writer's backend, and why it was chosen.
+    pub fn backend(&self) -> (&'static str, &str) {
+        let backend = self.sink.backend();
+        (backend.name, &backend.reason)
+    }
+
+    /// Runs until [`StopHandle::stop`], telling `observe` what people should hear of.
+    pub fn run(&mut self, observe: &mut dyn FnMut(Notice)) {
+        let mut idle_rounds = 0;
+        while !self.stop.is_wanted() {
+            let step = self.step();
+            self.notices.drain(..).for_each(&mut *observe);
+            match step {
+                Step::Busy { records } => {
+                    idle_rounds = 0;
+                    if records < FEW_RECORDS {
+                        pause();
+                    }
+                }
+                Step::Idle { .. } if idle_rounds < IDLE_ROUNDS => {
+                    idle_rounds += 1;
+                    pause();
+                }
+                Step::Idle { sleep, timeout } => {
+                    idle_rounds = 0;
+                    self.park(sleep, timeout);
+                }
+            }
+        }
+        let mut steps = 0;
+        while matches!(self.step(), Step::Busy { .. }) && steps < STOP_STEPS_MAX {
+            steps += 1;
+        }
+        self.notices.drain(..).for_each(observe);
+    }
+
+    /// Sleeps as an idle step asks for.
+    pub fn park(&mut self, sleep: Sleep, timeout: Duration) {
+        let (has_completed, stop) = (&self.has_completed, &self.stop);
+        self.drain.park(sleep, timeout, || {
+            // ORDERING: Acquire; set before the ring that we may have missed.
+            has_completed.load(Ordering::Acquire) || stop.is_wanted()
+        });
+    }
+
+    /// What happened since the last call.
+    pub fn take_notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+
+    /// Does everything that can be done now, without waiting for anything.
+    pub fn step(&mut self) -> Step {
+        self.reap();
+        let now_ns = self.drain.clock().now_ns();
+        if now_ns >= self.next_housekeeping_ns || self.drain.directory_changed() {
+            self.housekeep(now_ns);
+        }
+        if let Some(guarantee) = self.drain.flush_requested() {
+            let durable = self.flush == Some(Guarantee::Durable);
+            self.flush = Some(if durable {
+                Guarantee::Durable
+            } else {
+                guarantee
+            });
+        }
+        if self.drain.rotation_requested() {
+            self.sink.rotate();
+        }
+        let unpersisted = self.drain.pass(Scope::Unpersisted, &mut |_| Verdict::Keep);
+        if self.drain.has_uncommitted(Scope::Unpersisted) {
+            self.drain.commit_unpersisted();
+        }
+        let (records, stopped, pressure) = self.drain_persisted();
+        let submitted = self.submit_if_due(now_ns, stopped, pressure);
+        let records = records + unpersisted.records;
+        if records > 0 || submitted {
+            Step::Busy { records }
+        } else {
+            self.idle(now_ns)
+        }
+    }
+
+    /// Commits the groups that are written.
+    fn reap(&mut self) {
+        // ORDERING: AcqRel; a completion after this sets it again.
+        if !self.has_completed.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        while let Some(group) = self.sink.poll() {
+            self.commit(group);
+        }
+    }
+
+    fn commit(&mut self, group: CompletedGroup) {
+        if let Some(mark) = self.marks.pop_front() {
+            self.drain.commit(mark, &group.services, group.durable);
+        }
+        if group.durable {
+            self.drain.mark_durable();
+        }
+    }
+
+    /// Formats what waits in persisted lanes into the group being filled.
+    fn drain_persisted(&mut self) -> (u64, bool, bool) {
+        if !self.sink.has_room() {
+            return (0, true, false);
+        }
+        let (sink, router, gaps) = (&mut self.sink, &mut self.router, &mut self.gaps);
+        let pass = self.drain.pass(Scope::Persisted, &mut |item| match item {
+            Item::Gap(gap) => {
+                gaps.add(&gap);
+                Verdict::Keep
+            }
+            Item::Record(_) if !sink.has_room() => Verdict::Stop,
+            Item::Record(record) => match &router.route(&record, sink).target {
+                None => Verdict::Reject,
+                Some((service, source)) => {
+                    gaps.note_service(record.lane, *service);
+                    let level = Level::from_u8(record.level);
+                    sink.append(*service, record.time_ns, level, source, record.payload);
+                    Verdict::Keep
+                }
+            },
+        });
+        (pass.records, pass.stopped, pass.pressure)
+    }
+
+    /// Hands the group to the writer if it is time; true if it did.
+    fn submit_if_due(&mut self, now_ns: u64, stopped: bool, pressure: bool) -> bool {
+        if !self.sink.can_submit() {
+            return false;
+        }
+        let is_empty = self.sink.filling_bytes() == 0;
+        // Gaps and refused records change what is true without adding a byte.
+        let only_marks = is_empty && self.drain.has_uncommitted(Scope::Persisted);
+        let wanted = match self.flush {
+            None => false,
+            Some(Guarantee::Durable) => true,
+            Some(Guarantee::Written) => !is_empty,
+        };
+        if !(self.sink.should_submit(now_ns) || only_marks || wanted || (pressure && !is_empty)) {
+            self.flush = None;
+            return false;
+        }
+        self.gaps.write(&mut self.sink, now_ns);
+        let durable = self.flush == Some(Guarantee::Durable);
+        self.sink.submit(now_ns, durable);
+        let mark = self.drain.mark(Scope::Persisted);
+        self.marks.push_back(mark);
+        if !stopped {
+            self.flush = None;
+        }
+        true
+    }
+
+    /// How to wait when there was nothing to do.
+    fn idle(&self, now_ns: u64) -> Step {
+        let until = |due_ns: u64| Duration::from_nanos(due_ns.saturating_sub(now_ns)).min(WAIT_MAX);
+        let housekeeping = until(self.next_housekeeping_ns);
+        let (sleep, timeout) = if !self.sink.has_room() {
+            (Sleep::UntilDisk, housekeeping)
+        } else if !self.sink.can_submit() {
+            (Sleep::UntilThreshold, housekeeping)
+        } else {
+            match self.sink.due_ns() {
+                Some(due_ns) => (Sleep::UntilThreshold, until(due_ns).min(housekeeping)),
+                None => (Sleep::UntilWork, housekeeping),
+            }
+        };
+        Step::Idle { sleep, timeout }
+    }
+
+    fn housekeep(&mut self, now_ns: u64) {
+        self.next_housekeeping_ns = now_ns + HOUSEKEEPING_NS;
+        self.drain.housekeep();
+        for notice in self.drain.take_notices() {
+            self.notices.push(Notice::Lane(match notice {
+                ConsumerNotice::Quarantined { label, pid, damage } => {
+                    format!("lane of {label:?} (process {pid}) is given up: {damage}")
+                }
+                ConsumerNotice::Unreadable { error } => error,
+            }));
+        }
+        let trouble = self.sink.status().trouble;
+        if trouble != self.trouble {
+            self.notices.push(match &trouble {
+                Some(trouble) => Notice::Trouble(trouble.clone()),
+                None => Notice::TroubleOver,
+            });
+            self.trouble = trouble;
+            self.describe();
+        }
+    }
+
+    fn describe(&mut self) {
+        let backend = self.sink.backend();
+        let backend = format!("{} ({})", backend.name, backend.reason);
+        let logs_dir = self.logs_dir.to_string_lossy();
+        self.drain.describe(
+            &backend,
+            &logs_dir,
+            self.trouble.as_deref().unwrap_or_default(),
+        );
+    }
+
+    /// Writes what is left, syncs it, and gives the lease back.
+    ///
+    /// # Errors
+    /// `NotWritten` where the writer did not manage within a few seconds: nothing is lost, the records wait
+    /// in their lanes.
+    pub fn close(mut self) -> Result<(), Error> {
+        self.reap();
+        let now_ns = self.drain.clock().now_ns();
+        self.gaps.write(&mut self.sink, now_ns);
+        self.marks.push_back(self.drain.mark(Scope::Persisted));
+        let trouble = self
+            .sink
+            .status()
+            .trouble
+            .unwrap_or_else(|| "the writer was too slow".into());
+        let Some(last) = self.sink.close(now_ns) else {
+            return Err(Error::NotWritten { trouble });
+        };
+        // The last group covers every group before it: one commit for all of them.
+        let mark = self.marks.drain(..).reduce(Mark::merge);
+        if let Some(mark) = mark {
+            self.drain.commit(mark, &last.services, last.durable);
+        }
+        self.drain.mark_durable();
+        self.drain.housekeep();
+        Ok(())
+    }
+}
+
+fn pause() {
+    for _ in 0..PAUSE_SPINS {
+        std::hint::spin_loop();
+    }
+}
+
+fn describe_cut(cut: &Cut) -> String {
+    let Cut {
+        service,
+        cut_bytes,
+        missing_bytes,
+        why,
+    } = cut;
+    match missing_bytes {
+        0 => format!("{service}: cut {cut_bytes} bytes from the end of its log: {why}"),
+        _ => format!("{service}: {missing_bytes} bytes of its log are gone that were committed"),
+    }
+}

@@ -1,0 +1,212 @@
+//! Open segments on the writer's side.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use millpond_logfile::{CURRENT_LINK, ENTRY_BYTES, HEADER_BYTES, IndexHeader, SegmentId};
+use rustix::fs::FallocateFlags;
+
+/// Space is reserved ahead of the text in steps of this size.
+const ALLOCATE_BYTES: u64 = 8 << 20;
+
+/// A file that text is written to.
+pub(crate) enum TextFile {
+    Uring(tokio_uring::fs::File),
+    Plain(File),
+}
+
+impl TextFile {
+    /// Writes all of `text` at `offset`, and gives the buffer back.
+    pub(crate) async fn write(&self, text: Vec<u8>, offset: u64) -> (io::Result<()>, Vec<u8>) {
+        match self {
+            TextFile::Uring(file) => file.write_all_at(text, offset).await,
+            TextFile::Plain(file) => (file.write_all_at(&text, offset), text),
+        }
+    }
+
+    pub(crate) async fn sync(&self) -> io::Result<()> {
+        match self {
+            TextFile::Uring(file) => file.sync_data().await,
+            TextFile::Plain(file) => file.sync_data(),
+        }
+    }
+}
+
+/// One segment that is open for writing.
+pub(crate) struct OpenSegment {
+    pub(crate) id: SegmentId,
+    pub(crate) text: Rc<TextFile>,
+    dir: PathBuf,
+    log: File,
+    index: File,
+    index_entries: u64,
+    allocated_bytes: u64,
+    pub(crate) dirty: bool,
+    last_used: u64,
+}
+
+impl OpenSegment {
+    /// Opens the segment, making it where it is not there. Every step can be repeated.
+    fn open(dir: &Path, id: SegmentId, uring: bool) -> io::Result<Self> {
+        fs::create_dir_all(dir)?;
+        let open = |path: &Path| {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(path)
+        };
+        let log = open(&id.log_path(dir))?;
+        let index = open(&id.index_path(dir))?;
+        let index_bytes = index.metadata()?.len();
+        let header = IndexHeader::new(id, false).to_bytes();
+        if index_bytes < header.len() as u64 {
+            index.write_all_at(&header, 0)?;
+        }
+        point_current_to(dir, id)?;
+        let for_text = log.try_clone()?;
+        let text = match uring {
+            true => TextFile::Uring(tokio_uring::fs::File::from_std(for_text)),
+            false => TextFile::Plain(for_text),
+        };
+        Ok(OpenSegment {
+            id,
+            text: Rc::new(text),
+            dir: dir.to_owned(),
+            allocated_bytes: log.metadata()?.len(),
+            log,
+            index,
+            index_entries: index_bytes.saturating_sub(HEADER_BYTES as u64) / ENTRY_BYTES as u64,
+            dirty: false,
+            last_used: 0,
+        })
+    }
+
+    /// Reserves space for text up to `end`. The file's size stays what was written. A file system that
+    /// cannot do it, or has no room for the whole step, is none the worse for it.
+    pub(crate) fn allocate(&mut self, end: u64) {
+        if end > self.allocated_bytes {
+            let from = self.allocated_bytes;
+            let to = end.next_multiple_of(ALLOCATE_BYTES);
+            let mode = FallocateFlags::KEEP_SIZE;
+            let _ = rustix::fs::fallocate(&self.log, mode, from, to - from);
+            self.allocated_bytes = to;
+        }
+    }
+
+    /// Appends entries to the index. It may lag behind the text, and never be ahead of it.
+    pub(crate) fn write_entries(&mut self, entries: &[u8]) -> io::Result<()> {
+        let at = HEADER_BYTES as u64 + self.index_entries * ENTRY_BYTES as u64;
+        self.index.write_all_at(entries, at)?;
+        self.index_entries += (entries.len() / ENTRY_BYTES) as u64;
+        Ok(())
+    }
+
+    /// The segment is complete: give back what was reserved, and say so in the index.
+    pub(crate) fn finish(&self, length_bytes: u64) -> io::Result<()> {
+        self.log.set_len(length_bytes)?;
+        self.index
+            .write_all_at(&IndexHeader::new(self.id, true).to_bytes(), 0)
+    }
+
+    /// Makes the names of new files durable too.
+    pub(crate) fn sync_directory(&self) -> io::Result<()> {
+        File::open(&self.dir)?.sync_all()
+    }
+}
+
+/// Lets `current.log` point to `id`, in one step.
+fn point_current_to(dir: &Path, id: SegmentId) -> io::Result<()> {
+    let link = dir.join(CURRENT_LINK);
+    let target = format!("{id}.log");
+    if fs::read_link(&link).is_ok_and(|present| present == Path::new(&target)) {
+        return Ok(());
+    }
+    let new = dir.join(".current.new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    std::os::unix::fs::symlink(&target, &new)?;
+    fs::rename(&new, &link)
+}
+
+/// The open segments, at most `limit` of them.
+pub(crate) struct OpenSegments {
+    logs_dir: PathBuf,
+    uring: bool,
+    limit: usize,
+    uses: u64,
+    by_service: HashMap<String, OpenSegment>,
+}
+
+impl OpenSegments {
+    pub(crate) fn new(logs_dir: &Path, uring: bool) -> Self {
+        // Two files a segment; half of what the process may open is for others.
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let limit = files.map_or(1024, |files| files / 4).clamp(4, 1024) as usize;
+        OpenSegments {
+            logs_dir: logs_dir.to_owned(),
+            uring,
+            limit,
+            uses: 0,
+            by_service: HashMap::new(),
+        }
+    }
+
+    /// The open segment `id` of a service.
+    pub(crate) async fn get(
+        &mut self,
+        service: &str,
+        id: SegmentId,
+    ) -> io::Result<&mut OpenSegment> {
+        self.uses += 1;
+        let known = self
+            .by_service
+            .get(service)
+            .is_some_and(|segment| segment.id == id);
+        if !known {
+            self.close_least_used().await?;
+            let segment = OpenSegment::open(&self.logs_dir.join(service), id, self.uring)?;
+            self.by_service.insert(service.to_owned(), segment);
+        }
+        match self.by_service.get_mut(service) {
+            Some(segment) => {
+                segment.last_used = self.uses;
+                Ok(segment)
+            }
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    async fn close_least_used(&mut self) -> io::Result<()> {
+        if self.by_service.len() < self.limit {
+            return Ok(());
+        }
+        let oldest = self
+            .by_service
+            .iter()
+            .min_by_key(|(_, segment)| segment.last_used);
+        if let Some(service) = oldest.map(|(service, _)| service.clone()) {
+            // A file that leaves our sight unsynced could never be synced again by us.
+            if self.by_service[&service].dirty {
+                self.by_service[&service].text.sync().await?;
+            }
+            self.by_service.remove(&service);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn remove(&mut self, service: &str) {
+        self.by_service.remove(service);
+    }
+
+    pub(crate) fn dirty(&mut self) -> impl Iterator<Item = &mut OpenSegment> {
+        self.by_service.values_mut().filter(|segment| segment.dirty)
+    }
+}
