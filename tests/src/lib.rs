@@ -1,1 +1,151 @@
-//! (see docs/ARCHITECTURE.md)
+//! What the helper processes and the multi-process tests share: arguments, rules, seeds and watchdogs.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::time::{Duration, SystemTime};
+
+use millpond_bus::{BusOptions, Overflow, Rule, RuleTable};
+
+/// Ends the whole process when it has not been dropped in time: a hang becomes a failure.
+pub struct Watchdog {
+    _alive: Sender<()>,
+}
+
+impl Watchdog {
+    /// Barks after `limit`.
+    pub fn start(what: &str, limit: Duration) -> Self {
+        let (alive, gone) = mpsc::channel::<()>();
+        let what = what.to_owned();
+        std::thread::spawn(move || {
+            if gone.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("watchdog: {what} still runs after {limit:?}; aborting");
+                std::process::abort();
+            }
+        });
+        Watchdog { _alive: alive }
+    }
+}
+
+/// `key=value` arguments of a helper process.
+pub struct Arguments(BTreeMap<String, String>);
+
+impl Arguments {
+    /// Those of this process.
+    ///
+    /// # Panics
+    /// On an argument without `=`.
+    pub fn read() -> Self {
+        let pair = |argument: String| match argument.split_once('=') {
+            Some((key, value)) => (key.to_owned(), value.to_owned()),
+            None => panic!("argument {argument:?} is not KEY=VALUE"),
+        };
+        Arguments(std::env::args().skip(1).map(pair).collect())
+    }
+
+    /// A text that must be there.
+    ///
+    /// # Panics
+    /// Where it is not.
+    pub fn text(&self, key: &str) -> &str {
+        match self.0.get(key) {
+            Some(value) => value,
+            None => panic!("argument {key}=... is missing"),
+        }
+    }
+
+    /// A number, if given.
+    ///
+    /// # Panics
+    /// Where it is not one.
+    pub fn number(&self, key: &str) -> Option<u64> {
+        self.0.get(key).map(|value| match value.parse() {
+            Ok(number) => number,
+            Err(error) => panic!("argument {key}={value}: {error}"),
+        })
+    }
+
+    /// A text, if given.
+    pub fn optional(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
+    }
+}
+
+/// The options that every process of a test attaches with.
+///
+/// `block`: publishers wait up to 60 s, so that nothing is ever dropped. `drop`: a lane of 64 KiB that
+/// drops the newest.
+///
+/// # Panics
+/// On any other word.
+pub fn options(rules: &str) -> BusOptions {
+    let (overflow, lane_bytes) = match rules {
+        "block" => (
+            Overflow::Block {
+                deadline: Duration::from_secs(60),
+            },
+            1 << 20,
+        ),
+        "drop" => (Overflow::DropNewest, 64 << 10),
+        other => panic!("rules={other}: block or drop"),
+    };
+    let pattern = match "log:*".parse() {
+        Ok(pattern) => pattern,
+        Err(error) => panic!("log:*: {error}"),
+    };
+    let log = Rule {
+        service: Some("*".to_owned()),
+        overflow,
+        lane_bytes,
+        payload_bytes_limit: 4 << 10,
+        max_events: 1 << 20,
+        ..Rule::new(pattern)
+    };
+    let table = match RuleTable::new(vec![log]) {
+        Ok(table) => table,
+        Err(error) => panic!("{error}"),
+    };
+    BusOptions {
+        rules: table,
+        ..BusOptions::default()
+    }
+}
+
+/// A small random generator (splitmix64): the same seed, the same numbers.
+pub struct Random(u64);
+
+impl Random {
+    /// Seeded from `MILLPOND_TEST_SEED`, else from the time; the seed is printed.
+    pub fn seeded() -> Self {
+        let given = std::env::var("MILLPOND_TEST_SEED")
+            .ok()
+            .and_then(|text| text.parse().ok());
+        let seed = given.unwrap_or_else(|| {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            now.map_or(1, |now| now.as_nanos() as u64)
+        });
+        eprintln!("seed: MILLPOND_TEST_SEED={seed}");
+        Random(seed)
+    }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % end.max(1)
+    }
+
+    /// A time below `millis`.
+    pub fn millis(&mut self, millis: u64) -> Duration {
+        Duration::from_micros(self.below(millis * 1000))
+    }
+}
+
+/// A number from the environment, or what CI uses.
+pub fn setting(name: &str, normal: u64) -> u64 {
+    std::env::var(name)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(normal)
+}

@@ -1,2 +1,37 @@
-//! (see docs/ARCHITECTURE.md)
-fn main() {}
+//! The `millpond` command: parse, run, turn the outcome into an exit code.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod config;
+mod flags;
+mod level;
+mod outcome;
+mod print;
+mod signals;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::flags::Cli;
+use crate::outcome::{Failure, Outcome};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let color = cli.global.color;
+    match args::Settings::resolve(&cli).and_then(|settings| commands::run(cli.command, &settings)) {
+        Ok(Outcome::Found) => ExitCode::SUCCESS,
+        Ok(Outcome::Nothing) => ExitCode::from(1),
+        Err(failure) if failure.is_broken_pipe() => ExitCode::SUCCESS,
+        Err(failure) => {
+            print::error_line(color, &failure);
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The result of a command.
+type Run = Result<Outcome, Failure>;

@@ -1,0 +1,297 @@
+//! From what was typed, the environment and the file to ready values, each with where it came from.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use millpond_bus::{Bus, BusOptions, Limits, RuleTable};
+use millpond_daemon::{BackendChoice, Policy, SyncPolicy};
+
+use crate::config::{self, File};
+use crate::flags::{Cli, Color, Command, DaemonFlags};
+use crate::outcome::Failure;
+use crate::units::{format_duration, format_size, parse_duration, parse_size};
+
+/// Everything a command may need, checked.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) bus: String,
+    pub(crate) logs: PathBuf,
+    pub(crate) color: Color,
+    pub(crate) json: bool,
+    pub(crate) policy: Policy,
+    pub(crate) rules: RuleTable,
+    pub(crate) limits: Limits,
+    pub(crate) group_id: Option<u32>,
+    /// Whether a file was read: only then does a daemon replace the rules of a bus that exists.
+    pub(crate) config: Option<PathBuf>,
+    /// For `millpond config`.
+    pub(crate) origins: Vec<Effective>,
+}
+
+/// One setting as it is in force.
+#[derive(Debug, Clone)]
+pub(crate) struct Effective {
+    pub(crate) key: &'static str,
+    pub(crate) value: String,
+    pub(crate) origin: String,
+}
+
+/// Picks values by precedence and remembers where each came from.
+struct Picker {
+    effective: Vec<Effective>,
+    file: String,
+}
+
+impl Picker {
+    /// `environment` is the variable that may have given the flag its value.
+    fn pick<T>(
+        &mut self,
+        key: &'static str,
+        flag: Option<T>,
+        environment: Option<&str>,
+        file: Option<T>,
+        default: T,
+        show: impl Fn(&T) -> String,
+    ) -> T {
+        let typed = environment.is_some_and(|name| {
+            let dashed = format!("--{key}");
+            std::env::var_os(name).is_some()
+                && !std::env::args()
+                    .any(|arg| arg == dashed || arg.starts_with(&format!("{dashed}=")))
+        });
+        let (value, origin) = match (flag, file) {
+            (Some(value), _) if typed => (
+                value,
+                format!("environment {}", environment.unwrap_or_default()),
+            ),
+            (Some(value), _) => (value, "flag".to_owned()),
+            (None, Some(value)) => (value, self.file.clone()),
+            (None, None) => (default, "default".to_owned()),
+        };
+        self.effective.push(Effective {
+            key,
+            value: show(&value),
+            origin,
+        });
+        value
+    }
+}
+
+impl Settings {
+    pub(crate) fn resolve(cli: &Cli) -> Result<Self, Failure> {
+        let path = cli.global.config.clone().or_else(config::default_path);
+        let file = match &path {
+            Some(path) => File::read(path)?,
+            None => File::default(),
+        };
+        let shown = path
+            .as_ref()
+            .map_or_else(String::new, |path| path.display().to_string());
+        let mut picker = Picker {
+            effective: Vec::new(),
+            file: format!("file {shown}"),
+        };
+        let nothing = DaemonFlags::default();
+        let flags = match &cli.command {
+            Command::Daemon(flags) | Command::Config(flags) => flags,
+            _ => &nothing,
+        };
+        let bus = picker.pick(
+            "bus",
+            cli.global.bus.clone(),
+            Some("MILLPOND_BUS"),
+            file.bus.clone(),
+            "default".to_owned(),
+            String::clone,
+        );
+        let logs = picker.pick(
+            "logs",
+            cli.global.logs.clone(),
+            Some("MILLPOND_LOGS"),
+            file.logs.clone(),
+            default_logs_dir(),
+            |path| path.display().to_string(),
+        );
+        let policy = policy(&mut picker, flags, &file)?;
+        let limits = limits(&mut picker, flags, &file)?;
+        let rules = file.rule_table(path.as_deref().unwrap_or("(none)".as_ref()))?;
+        policy.check()?;
+        Ok(Settings {
+            bus,
+            logs,
+            color: cli.global.color,
+            json: cli.global.json,
+            policy,
+            rules,
+            limits,
+            group_id: file.group_id,
+            config: path,
+            origins: picker.effective,
+        })
+    }
+
+    /// Attaches to the bus, creating it where there is none.
+    pub(crate) fn attach(&self) -> Result<Bus, Failure> {
+        let options = BusOptions {
+            rules: self.rules.clone(),
+            limits: self.limits,
+            group_id: self.group_id,
+        };
+        Ok(Bus::attach(&self.bus, &options)?)
+    }
+}
+
+fn default_logs_dir() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return PathBuf::from("/var/log/millpond");
+    }
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".local/state");
+    std::env::var_os("XDG_STATE_HOME")
+        .map_or_else(home, PathBuf::from)
+        .join("millpond/logs")
+}
+
+/// A value of the file, read as the flag would be.
+fn of_file<T>(
+    key: &str,
+    text: Option<&String>,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, Failure> {
+    text.map(|text| {
+        parse(text).map_err(|why| Failure::new(format!("configuration key {key}: {why}")))
+    })
+    .transpose()
+}
+
+fn policy(picker: &mut Picker, flags: &DaemonFlags, file: &File) -> Result<Policy, Failure> {
+    let default = Policy::default();
+    let size = |bytes: &u64| format_size(*bytes);
+    let limit = |bytes: &Option<u64>| bytes.map_or("no limit".to_owned(), format_size);
+    let sync = picker.pick(
+        "sync",
+        flags.sync.clone(),
+        None,
+        file.sync.clone(),
+        "1s".into(),
+        String::clone,
+    );
+    let segment_bytes = of_file("segment-bytes", file.segment_bytes.as_ref(), parse_size)?;
+    let segment_age = of_file("segment-age", file.segment_age.as_ref(), parse_duration)?;
+    let service_bytes = of_file("service-bytes", file.service_bytes.as_ref(), parse_size)?;
+    let total_bytes = of_file("total-bytes", file.total_bytes.as_ref(), parse_size)?;
+    let flush_delay = of_file("flush-delay", file.flush_delay.as_ref(), parse_duration)?;
+    let group_bytes = of_file("group-bytes", file.group_bytes.as_ref(), parse_size)?;
+    let segment_bytes_limit = picker.pick(
+        "segment-bytes",
+        flags.segment_bytes,
+        None,
+        segment_bytes,
+        default.segment_bytes_limit,
+        size,
+    );
+    let segment_age_limit = picker.pick(
+        "segment-age",
+        flags.segment_age.map(Some),
+        None,
+        segment_age.map(Some),
+        None,
+        |age| age.map_or("no limit".to_owned(), format_duration),
+    );
+    let service_bytes_limit = picker.pick(
+        "service-bytes",
+        flags.service_bytes.map(Some),
+        None,
+        service_bytes.map(Some),
+        default.service_bytes_limit,
+        limit,
+    );
+    let total_bytes_limit = picker.pick(
+        "total-bytes",
+        flags.total_bytes.map(Some),
+        None,
+        total_bytes.map(Some),
+        default.total_bytes_limit,
+        limit,
+    );
+    let flush_delay = picker.pick(
+        "flush-delay",
+        flags.flush_delay,
+        None,
+        flush_delay,
+        default.flush_delay,
+        |delay: &Duration| format_duration(*delay),
+    );
+    let group_bytes = picker.pick(
+        "group-bytes",
+        flags.group_bytes,
+        None,
+        group_bytes,
+        default.group_bytes_limit as u64,
+        size,
+    );
+    let backend = picker.pick(
+        "backend",
+        flags.backend.clone(),
+        None,
+        file.backend.clone(),
+        "auto".into(),
+        String::clone,
+    );
+    Ok(Policy {
+        sync: parse_sync(&sync)?,
+        segment_bytes_limit,
+        segment_age_limit,
+        service_bytes_limit,
+        total_bytes_limit,
+        flush_delay,
+        group_bytes_limit: usize::try_from(group_bytes).unwrap_or(usize::MAX),
+        backend: parse_backend(&backend)?,
+    })
+}
+
+fn limits(picker: &mut Picker, flags: &DaemonFlags, file: &File) -> Result<Limits, Failure> {
+    let default = Limits::default();
+    let bus_bytes = of_file("bus-bytes", file.bus_bytes.as_ref(), parse_size)?;
+    Ok(Limits {
+        bus_bytes: picker.pick(
+            "bus-bytes",
+            flags.bus_bytes,
+            None,
+            bus_bytes,
+            default.bus_bytes,
+            |bytes: &u64| format_size(*bytes),
+        ),
+        lanes: picker.pick(
+            "lanes",
+            flags.lanes,
+            None,
+            file.lanes,
+            default.lanes,
+            u32::to_string,
+        ),
+    })
+}
+
+fn parse_sync(text: &str) -> Result<SyncPolicy, Failure> {
+    match text {
+        "never" => Ok(SyncPolicy::Never),
+        "always" => Ok(SyncPolicy::Always),
+        _ => parse_duration(text).map(SyncPolicy::Interval).map_err(|_| {
+            Failure::new(format!(
+                "sync {text:?} is unknown: use never, always, or an interval such as 1s"
+            ))
+        }),
+    }
+}
+
+/// The backend with this name.
+pub(crate) fn parse_backend(text: &str) -> Result<BackendChoice, Failure> {
+    match text {
+        "auto" => Ok(BackendChoice::Auto),
+        "io_uring" => Ok(BackendChoice::Uring),
+        "pwrite" => Ok(BackendChoice::Pwrite),
+        _ => Err(Failure::new(format!(
+            "backend {text:?} is unknown: use auto, io_uring or pwrite"
+        ))),
+    }
+}

@@ -1,0 +1,136 @@
+//! `millpond index`: indexes made anew, or compared with their text.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+
+use millpond_logfile::{
+    CURRENT_LINK, SegmentId, check_service_name, list_segments, rebuild_index, verify_segment,
+};
+use serde_json::json;
+
+use crate::Run;
+use crate::args::Settings;
+use crate::commands::query::open;
+use crate::flags::IndexAction;
+use crate::outcome::{Failure, Outcome};
+use crate::print::{self, stdout};
+use crate::units::human_size;
+
+pub(crate) fn run(action: &IndexAction, settings: &Settings) -> Run {
+    let (wanted, verify) = match action {
+        IndexAction::Rebuild { service } => (service, false),
+        IndexAction::Verify { service } => (service, true),
+    };
+    for name in wanted {
+        check_service_name(name)?;
+    }
+    let reader = open(settings)?;
+    let services: Vec<&String> = reader
+        .services()
+        .iter()
+        .filter(|service| wanted.is_empty() || wanted.contains(service))
+        .collect();
+    if let Some(unknown) = wanted.iter().find(|name| !reader.services().contains(name)) {
+        return Err(Failure::new(format!(
+            "no service {unknown:?} in {}",
+            settings.logs.display()
+        )));
+    }
+    let mut totals = Totals::default();
+    for service in services {
+        let dir = settings.logs.join(service);
+        for id in list_segments(&dir)? {
+            totals.show_progress(service);
+            match verify {
+                true => totals.verify(&dir, id, settings)?,
+                false => totals.rebuild(&dir, id)?,
+            }
+        }
+    }
+    totals.clear_progress();
+    let mut out = stdout(settings.color);
+    if settings.json {
+        writeln!(out, "{}", totals.to_json())?;
+    } else {
+        let done = if verify { "verified" } else { "rebuilt" };
+        let Totals {
+            segments,
+            blocks,
+            text_bytes,
+            damage,
+            ..
+        } = &totals;
+        let text = human_size(*text_bytes);
+        writeln!(
+            out,
+            "{done} {segments} segments, {blocks} blocks, {text} of text, {damage} damaged"
+        )?;
+    }
+    out.flush()?;
+    if totals.damage > 0 {
+        let damaged = format!(
+            "{} damaged places; rebuild the index if its text is right",
+            totals.damage
+        );
+        return Err(Failure::new(damaged));
+    }
+    Ok(Outcome::found(totals.segments > 0))
+}
+
+#[derive(Default)]
+struct Totals {
+    segments: u64,
+    blocks: u64,
+    text_bytes: u64,
+    damage: u64,
+    shown: bool,
+}
+
+impl Totals {
+    fn rebuild(&mut self, dir: &Path, id: SegmentId) -> Result<(), Failure> {
+        let is_open = std::fs::read_link(dir.join(CURRENT_LINK))
+            .is_ok_and(|target| target == Path::new(&format!("{id}.log")));
+        let report = rebuild_index(dir, id, is_open)?;
+        self.segments += 1;
+        self.blocks += report.blocks;
+        self.text_bytes += report.text_bytes;
+        Ok(())
+    }
+
+    fn verify(&mut self, dir: &Path, id: SegmentId, settings: &Settings) -> Result<(), Failure> {
+        let report = verify_segment(dir, id)?;
+        self.segments += 1;
+        self.blocks += report.blocks;
+        self.text_bytes += report.text_bytes;
+        for damage in &report.damage {
+            self.clear_progress();
+            print::warning_line(settings.color, damage);
+        }
+        self.damage += report.damage.len() as u64;
+        Ok(())
+    }
+
+    fn show_progress(&mut self, service: &str) {
+        if io::stderr().is_terminal() {
+            let done = human_size(self.text_bytes);
+            eprint!("\r\x1b[K{service}: {} segments, {done} done", self.segments);
+            self.shown = true;
+        }
+    }
+
+    fn clear_progress(&mut self) {
+        if std::mem::take(&mut self.shown) {
+            eprint!("\r\x1b[K");
+        }
+    }
+
+    fn to_json(&self) -> serde_json::Value {
+        json!({
+            "version": 1,
+            "segments": self.segments,
+            "blocks": self.blocks,
+            "text_bytes": self.text_bytes,
+            "damaged": self.damage,
+        })
+    }
+}

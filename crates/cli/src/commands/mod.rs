@@ -1,0 +1,40 @@
+//! One file per command: a plan from ready settings, then calls into the libraries.
+
+mod config;
+mod daemon;
+mod demo;
+mod doctor;
+mod explain;
+mod index;
+mod pages;
+mod pipe;
+mod publish;
+mod query;
+mod rotate;
+mod stats;
+mod tail;
+
+use crate::Run;
+use crate::args::Settings;
+use crate::flags::Command;
+
+/// Runs what was asked for.
+pub(crate) fn run(command: Command, settings: &Settings) -> Run {
+    match command {
+        Command::Daemon(_) => daemon::run(settings),
+        Command::Pipe(flags) => pipe::run(&flags, settings),
+        Command::Publish(flags) => publish::run(&flags, settings),
+        Command::Query(flags) => query::run(&flags, settings),
+        Command::Tail(flags) => tail::run(&flags, settings),
+        Command::Stats => stats::run(settings),
+        Command::Explain { name } => explain::run(&name, settings),
+        Command::Doctor => doctor::run(settings),
+        Command::Config(_) => config::run(settings),
+        Command::Index { action } => index::run(&action, settings),
+        Command::Rotate => rotate::run(settings),
+        Command::Demo(flags) => demo::run(&flags, settings),
+        Command::DemoFeed(flags) => demo::feed(&flags, settings),
+        Command::Completions { shell } => pages::completions(shell),
+        Command::Man { dir } => pages::man(&dir),
+    }
+}

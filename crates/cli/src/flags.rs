@@ -1,0 +1,320 @@
+//! Every flag, once: help, man pages and completions are made from this table.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::units::{parse_duration, parse_size};
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 found or done, 1 nothing matched or something was lost, 2 error.";
+
+/// A shared-memory event bus and log pipeline for one host.
+///
+/// Services publish events without a system call; one daemon writes them to plain text files with an index;
+/// this command does both, and asks the files.
+#[derive(Debug, Parser)]
+#[command(name = "millpond", version, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(propagate_version = true, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Bus to use [default: default]
+    #[arg(long, global = true, env = "MILLPOND_BUS", value_name = "NAME")]
+    pub(crate) bus: Option<String>,
+    /// Log directory [default: /var/log/millpond for root, else ~/.local/state/millpond/logs]
+    #[arg(long, global = true, env = "MILLPOND_LOGS", value_name = "DIR")]
+    pub(crate) logs: Option<PathBuf>,
+    /// Configuration file [default: /etc/millpond/config.toml for root, else
+    /// ~/.config/millpond/config.toml, where it exists]
+    #[arg(long, global = true, env = "MILLPOND_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// When to use colour; `auto` means on a terminal and without NO_COLOR
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "auto",
+        value_name = "WHEN"
+    )]
+    pub(crate) color: Color,
+    /// Print JSON with stable keys
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the consumer in the foreground: drain the bus, write the logs
+    #[command(after_help = concat!("Examples:\n  millpond daemon\n  millpond daemon --bus test --logs /tmp/logs --sync always\n\nPrints one line when it is ready. SIGTERM and SIGINT stop it after everything is written; SIGUSR1 starts\nnew segments.\n\nExit codes: 0 stopped in order, 2 error."))]
+    Daemon(DaemonFlags),
+    /// Publish the lines of standard input to the log of a service
+    #[command(after_help = concat!("Examples:\n  my-service 2>&1 | millpond pipe --service web\n  millpond pipe --service build --source make --tee < build.log\n\nReturns when every line is in the file. A level is found in the first 100 bytes of a line (`ERROR`,\n`[warn]`, `level=error`, `error:` ..), else it is info.\n\nExit codes: 0 all written, 1 some lines were dropped (says how many), 2 error."))]
+    Pipe(PipeFlags),
+    /// Publish one event
+    #[command(after_help = concat!("Examples:\n  millpond publish log:web:deploy 'version 1.2 is live'\n  millpond publish data:users:created '{\"id\":7}'\n  uptime | millpond publish log:host\n\nExit codes: 0 published, 1 dropped, 2 error."))]
+    Publish(PublishFlags),
+    /// Search the logs; works with or without a daemon
+    #[command(after_help = concat!("Examples:\n  millpond query --service web -n 200\n  millpond query --service web --level error --since 10m\n  millpond query --grep 'connection refused' --since 2026-11-21T01:00:00Z --until 2026-11-21T02:00:00Z\n  millpond query --count --by level\n  millpond query --service web --raw > web.out\n\nTimes: RFC 3339, `2026-11-21 01:29`, `01:29`, `today`, `yesterday`, or `5m` for five minutes ago.\n\nExit codes: 0 found, 1 nothing matched, 2 error or damage (what could be read is printed)."))]
+    Query(QueryFlags),
+    /// Show the last lines of services, and follow them
+    #[command(after_help = concat!("Examples:\n  millpond tail --service web\n  millpond tail -f\n  millpond tail --service web --service db -n 50 -f\n\nFollowing survives rotation and uses no CPU while nothing is written.\n\nExit codes: 0 found, 1 nothing there, 2 error."))]
+    Tail(TailFlags),
+    /// Show what is counted on the bus, from shared memory; works when the daemon hangs or is dead
+    #[command(after_help = concat!("Examples:\n  millpond stats\n  millpond stats --json | jq '.sources[] | select(.dropped.total > 0)'\n\nExit codes: 0 nothing lost, 1 something was dropped or rejected, 2 error."))]
+    Stats,
+    /// Say which rule applies to an event name, and why
+    #[command(after_help = concat!("Examples:\n  millpond explain data:users:created\n  millpond explain log:web:pty:out --json\n\nExit codes: 0 a rule applies, 1 none does, 2 error."))]
+    Explain {
+        /// Event name, such as data:users:created
+        name: String,
+    },
+    /// Check kernel, limits, permissions and leftovers, and say what to do
+    #[command(after_help = concat!("Examples:\n  millpond doctor\n  millpond doctor --logs /srv/logs --json\n\nExit codes: 0 all well (warnings allowed), 1 something does not work, 2 error."))]
+    Doctor,
+    /// Print every setting, with where it came from
+    #[command(after_help = concat!("Examples:\n  millpond config\n  MILLPOND_BUS=test millpond config --json\n\nPrecedence: flags, then environment, then the configuration file, then defaults.\n\nExit codes: 0 done, 2 error."))]
+    Config(DaemonFlags),
+    /// Rebuild or verify the indexes of log files
+    #[command(after_help = concat!("Examples:\n  millpond index rebuild\n  millpond index verify --service web\n\nExit codes: 0 done and well, 1 no log there, 2 error or damage."))]
+    Index {
+        #[command(subcommand)]
+        action: IndexAction,
+    },
+    /// Ask the daemon to start a new segment for every service
+    #[command(after_help = concat!("Examples:\n  millpond rotate\n\nExit codes: 0 asked, 2 error."))]
+    Rotate,
+    /// Show the main job on real logs in under 30 seconds, in a temporary place
+    #[command(after_help = concat!("Examples:\n  millpond demo\n  millpond demo --lines 1000000 --remove\n\nExit codes: 0 all accounted for, 1 something was lost, 2 error."))]
+    Demo(DemoFlags),
+    /// Print a completion script for a shell
+    #[command(after_help = concat!("Examples:\n  millpond completions bash > ~/.local/share/bash-completion/completions/millpond"))]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write the man pages
+    #[command(after_help = concat!("Examples:\n  millpond man ~/.local/share/man/man1"))]
+    Man {
+        /// Directory to write them to
+        dir: PathBuf,
+    },
+    /// One publisher process of the demo
+    #[command(hide = true)]
+    DemoFeed(DemoFeedFlags),
+}
+
+/// How the daemon writes. Every one of these may stand in the configuration file under the same name.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct DaemonFlags {
+    /// When text is forced to the disk: never, always, or an interval such as 1s [default: 1s]
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) sync: Option<String>,
+    /// Close a segment at this size [default: 64MiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) segment_bytes: Option<u64>,
+    /// Close a segment at this age [default: no limit]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) segment_age: Option<Duration>,
+    /// Keep at most this much text of each service [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) service_bytes: Option<u64>,
+    /// Keep at most this much text of all services [default: 4GiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) total_bytes: Option<u64>,
+    /// The longest a line waits in memory [default: 50ms]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) flush_delay: Option<Duration>,
+    /// Text written at a time; memory is about six times this in the worst case [default: 4MiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) group_bytes: Option<u64>,
+    /// How files are written: auto, io_uring or pwrite [default: auto]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) backend: Option<String>,
+    /// Shared memory for all lanes of a new bus [default: 256MiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) bus_bytes: Option<u64>,
+    /// Lanes of a new bus, at most 1024 [default: 1024]
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) lanes: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PipeFlags {
+    /// Service whose log takes the lines
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service: String,
+    /// Source written into each line
+    #[arg(long, value_name = "NAME", default_value = "pipe")]
+    pub(crate) source: String,
+    /// Level of the lines: auto, trace, debug, info, warn, error or fatal
+    #[arg(long, value_name = "LEVEL", default_value = "auto")]
+    pub(crate) level: String,
+    /// Copy standard input to standard output as well
+    #[arg(long)]
+    pub(crate) tee: bool,
+    /// Give up waiting for the daemon after this long [default: wait]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Wait {
+    /// It is in shared memory: survives the daemon, not the host
+    Queued,
+    /// It is in the file: survives every process
+    Written,
+    /// It is on the disk: survives a power cut
+    Durable,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PublishFlags {
+    /// Event name, such as log:web:deploy
+    pub(crate) name: String,
+    /// Payload; read from standard input where absent
+    pub(crate) payload: Option<String>,
+    /// Level of the event
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub(crate) level: String,
+    /// What to wait for
+    #[arg(long, value_enum, default_value = "queued")]
+    pub(crate) wait: Wait,
+    /// Give up waiting after this long
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+    pub(crate) timeout: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CountBy {
+    /// One number
+    Total,
+    /// A number per level
+    Level,
+    /// A number per service
+    Service,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct QueryFlags {
+    /// Service to search; repeatable [default: all]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service: Vec<String>,
+    /// Not before this time
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// Before this time
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<String>,
+    /// Read and show times in UTC instead of local time
+    #[arg(long)]
+    pub(crate) utc: bool,
+    /// This level and the graver ones
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) level: Option<String>,
+    /// This level alone
+    #[arg(long, value_name = "LEVEL", conflicts_with = "level")]
+    pub(crate) only_level: Option<String>,
+    /// Source, with a trailing `*` for all that start so; repeatable
+    #[arg(long, value_name = "NAME")]
+    pub(crate) source: Vec<String>,
+    /// Text that the message contains; repeatable, all must be there
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) grep: Vec<String>,
+    /// Regular expression that the message matches (linear time, as in the Rust crate regex)
+    #[arg(long, value_name = "REGEX")]
+    pub(crate) regex: Option<String>,
+    /// Only the newest N lines
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(crate) lines: Option<usize>,
+    /// Newest line first
+    #[arg(long)]
+    pub(crate) newest_first: bool,
+    /// Count lines instead of printing them
+    #[arg(long)]
+    pub(crate) count: bool,
+    /// What to count by
+    #[arg(
+        long,
+        value_enum,
+        default_value = "total",
+        requires = "count",
+        value_name = "WHAT"
+    )]
+    pub(crate) by: CountBy,
+    /// The very bytes that were logged, without time, level and source
+    #[arg(long, conflicts_with_all = ["json", "count"])]
+    pub(crate) raw: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TailFlags {
+    /// Service to show; repeatable [default: all]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service: Vec<String>,
+    /// How many lines to begin with
+    #[arg(short = 'n', long, value_name = "N", default_value = "10")]
+    pub(crate) lines: usize,
+    /// Go on as lines are written
+    #[arg(short = 'f', long)]
+    pub(crate) follow: bool,
+    /// Show times in UTC instead of local time
+    #[arg(long)]
+    pub(crate) utc: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum IndexAction {
+    /// Make indexes anew from the text alone
+    Rebuild {
+        /// Service; repeatable [default: all]
+        #[arg(long, value_name = "NAME")]
+        service: Vec<String>,
+    },
+    /// Compare indexes with the text
+    Verify {
+        /// Service; repeatable [default: all]
+        #[arg(long, value_name = "NAME")]
+        service: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoFlags {
+    /// Lines to publish, over all services
+    #[arg(long, value_name = "N", default_value = "4000000")]
+    pub(crate) lines: u64,
+    /// Remove the files at the end
+    #[arg(long)]
+    pub(crate) remove: bool,
+    /// How files are written: auto, io_uring or pwrite
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    pub(crate) backend: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoFeedFlags {
+    /// Services to feed
+    #[arg(long)]
+    pub(crate) service: Vec<String>,
+    /// Lines for each of them
+    #[arg(long)]
+    pub(crate) lines: u64,
+}

@@ -1,0 +1,58 @@
+//! What people see: colour decided once, lines as text or JSON, tables.
+
+pub(crate) mod hits;
+pub(crate) mod table;
+
+use std::fmt::Display;
+use std::io::{self, Write};
+
+use anstream::{AutoStream, ColorChoice};
+use anstyle::{AnsiColor, Style};
+
+use crate::flags::Color;
+
+pub(crate) const RED: Style = AnsiColor::Red.on_default().bold();
+pub(crate) const YELLOW: Style = AnsiColor::Yellow.on_default();
+pub(crate) const GREEN: Style = AnsiColor::Green.on_default();
+pub(crate) const DIM: Style = Style::new().dimmed();
+pub(crate) const BOLD: Style = Style::new().bold();
+pub(crate) const PLAIN: Style = Style::new();
+
+fn choice(color: Color) -> ColorChoice {
+    match color {
+        Color::Auto => ColorChoice::Auto,
+        Color::Always => ColorChoice::Always,
+        Color::Never => ColorChoice::Never,
+    }
+}
+
+/// Whether colour belongs on standard output.
+pub(crate) fn is_coloured(color: Color) -> bool {
+    AutoStream::new(io::stdout(), choice(color)).current_choice() != ColorChoice::Never
+}
+
+/// Standard output for data; styles are stripped where colour does not belong.
+pub(crate) fn stdout(color: Color) -> io::BufWriter<AutoStream<io::Stdout>> {
+    io::BufWriter::with_capacity(64 << 10, AutoStream::new(io::stdout(), choice(color)))
+}
+
+/// Standard output for log lines: every byte goes out as it is.
+pub(crate) fn data_stdout() -> io::BufWriter<io::Stdout> {
+    io::BufWriter::with_capacity(64 << 10, io::stdout())
+}
+
+/// `error: ..` on standard error.
+pub(crate) fn error_line(color: Color, message: &dyn Display) {
+    talk(color, RED, "error", message);
+}
+
+/// `warning: ..` on standard error.
+pub(crate) fn warning_line(color: Color, message: &dyn Display) {
+    talk(color, YELLOW, "warning", message);
+}
+
+fn talk(color: Color, style: Style, word: &str, message: &dyn Display) {
+    let mut stderr = AutoStream::new(io::stderr(), choice(color));
+    // Nobody is left to hear that standard error is closed.
+    let _ = writeln!(stderr, "{style}{word}:{style:#} {message}");
+}

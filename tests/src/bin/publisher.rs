@@ -1,0 +1,143 @@
+//! A publisher for tests: every payload says whose it is and its number, `LABEL SEQUENCE xxx...`, so that
+//! each line of a log identifies itself.
+//!
+//! `publisher bus=B label=L event=NAME rules=block|drop size=BYTES [count=N] [seconds=N] [batch=N]
+//! [oversize_every=N] [flush=written|durable]`
+//!
+//! Runs until the count, the time, or its stdin says so. Says `committed N` now and then, and in the end
+//! `published=N dropped_full=N dropped_deadline=N dropped_too_long=N flush=OUTCOME`.
+
+use std::io::{Read, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use millpond_bus::{Bus, Guarantee, Level, PublishError};
+use millpond_tests::{Arguments, Watchdog, options, setting};
+
+type Failure = Box<dyn std::error::Error>;
+
+/// Beyond what the rules allow.
+const OVERSIZE_BYTES: usize = 5000;
+
+fn main() -> ExitCode {
+    let limit = 120 + 5 * setting("MILLPOND_TEST_KILLS", 5) + setting("MILLPOND_TEST_SECONDS", 2);
+    let _watchdog = Watchdog::start("publisher", Duration::from_secs(limit));
+    match run(&Arguments::read()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("failed {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Payloads in a buffer that is used again and again.
+struct Payloads {
+    text: Vec<u8>,
+    label: String,
+    size: usize,
+    oversize_every: u64,
+    sequence: u64,
+}
+
+impl Payloads {
+    fn next(&mut self) -> (Level, &[u8]) {
+        let sequence = self.sequence;
+        self.sequence += 1;
+        let oversize = self.oversize_every > 0 && sequence % self.oversize_every == 7;
+        let size = if oversize { OVERSIZE_BYTES } else { self.size };
+        self.text.clear();
+        // Writing to a Vec cannot fail.
+        let _ = write!(self.text, "{} {sequence} ", self.label);
+        if self.text.len() < size {
+            self.text.resize(size, b'x');
+        }
+        let level = match sequence % 100 {
+            0 => Level::Error,
+            1..=9 => Level::Warn,
+            _ => Level::Info,
+        };
+        (level, &self.text)
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let label = arguments.text("label");
+    let bus = Bus::attach(arguments.text("bus"), &options(arguments.text("rules")))?;
+    let mut publisher = bus.publisher(label)?;
+    let topic = publisher.topic(arguments.text("event"))?;
+    let stop = Arc::new(AtomicBool::new(false));
+    {
+        let stop = Arc::clone(&stop);
+        std::thread::spawn(move || {
+            let _ = std::io::stdin().read_to_end(&mut Vec::new());
+            // ORDERING: Relaxed; says only itself.
+            stop.store(true, Ordering::Relaxed);
+        });
+    }
+    let count = arguments.number("count").unwrap_or(u64::MAX);
+    let end = arguments
+        .number("seconds")
+        .map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let batch = arguments.number("batch").unwrap_or(0);
+    let mut payloads = Payloads {
+        text: Vec::new(),
+        label: label.to_owned(),
+        size: arguments.number("size").unwrap_or(64) as usize,
+        oversize_every: arguments.number("oversize_every").unwrap_or(0),
+        sequence: 0,
+    };
+    let mut said = Instant::now();
+    println!("committed 0");
+    while payloads.sequence < count {
+        if payloads.sequence % 64 == 0 || batch > 0 {
+            // ORDERING: Relaxed; as above.
+            let over = end.is_some_and(|end| Instant::now() >= end);
+            if over || stop.load(Ordering::Relaxed) {
+                break;
+            }
+            if said.elapsed() > Duration::from_millis(5) {
+                said = Instant::now();
+                println!("committed {}", payloads.sequence);
+            }
+        }
+        if batch == 0 {
+            let (level, payload) = payloads.next();
+            accept(publisher.publish(topic, level, payload).map(|_| ()))?;
+            continue;
+        }
+        let mut group = publisher.batch(topic)?;
+        for _ in 0..batch.min(count - payloads.sequence) {
+            let (level, payload) = payloads.next();
+            accept(group.push(level, payload))?;
+        }
+        group.commit();
+    }
+    let guarantee = match arguments.optional("flush") {
+        Some("durable") => Guarantee::Durable,
+        _ => Guarantee::Written,
+    };
+    let flushed = match publisher.flush(guarantee, None) {
+        Ok(()) => "done".to_owned(),
+        Err(error) => format!("{error:?}").replace(' ', "_"),
+    };
+    let counts = publisher.counts();
+    if counts.published != payloads.sequence {
+        return Err(format!("offered {}, counted {counts:?}", payloads.sequence).into());
+    }
+    println!(
+        "published={} dropped_full={} dropped_deadline={} dropped_too_long={} flush={flushed}",
+        counts.published, counts.dropped_full, counts.dropped_deadline, counts.dropped_too_long
+    );
+    Ok(())
+}
+
+/// Counted drops are part of the tests; anything else is not.
+fn accept(outcome: Result<(), PublishError>) -> Result<(), Failure> {
+    match outcome {
+        Ok(()) | Err(PublishError::Full | PublishError::TooLong { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

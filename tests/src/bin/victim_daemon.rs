@@ -1,0 +1,109 @@
+//! A daemon for tests: says `ready`, runs until its stdin closes, then stops in order. Or gets killed.
+//!
+//! `victim_daemon bus=B logs=DIR rules=block|drop backend=auto|uring|pwrite [refuse_uring=1]
+//! [segment_bytes=N] [total_bytes=N] [group_bytes=N]`
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use millpond_bus::Bus;
+use millpond_daemon::{BackendChoice, Daemon, Policy};
+use millpond_tests::{Arguments, Watchdog, options, setting};
+
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> ExitCode {
+    let limit = 120 + 5 * setting("MILLPOND_TEST_KILLS", 5) + setting("MILLPOND_TEST_SECONDS", 2);
+    let _watchdog = Watchdog::start("victim_daemon", Duration::from_secs(limit));
+    match run(&Arguments::read()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("refused {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
+    if arguments.number("refuse_uring") == Some(1)
+        && let Err(error) = refuse_uring()
+    {
+        println!("skip no seccomp filter can be installed here: {error}");
+        return Ok(());
+    }
+    let bus = Bus::attach(arguments.text("bus"), &options(arguments.text("rules")))?;
+    let normal = Policy::default();
+    let policy = Policy {
+        segment_bytes_limit: arguments
+            .number("segment_bytes")
+            .unwrap_or(normal.segment_bytes_limit),
+        total_bytes_limit: arguments.number("total_bytes"),
+        group_bytes_limit: arguments
+            .number("group_bytes")
+            .map_or(normal.group_bytes_limit, |bytes| bytes as usize),
+        backend: match arguments.text("backend") {
+            "auto" => BackendChoice::Auto,
+            "uring" => BackendChoice::Uring,
+            "pwrite" => BackendChoice::Pwrite,
+            other => return Err(format!("backend={other}").into()),
+        },
+        ..normal
+    };
+    let mut daemon = Daemon::builder(&bus, Path::new(arguments.text("logs")))
+        .policy(policy)
+        .open()?;
+    let stop = daemon.stop_handle();
+    std::thread::spawn(move || {
+        // Whatever ends the reading, the parent has let go of us.
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        stop.stop();
+    });
+    let consumer = bus.consumer().ok_or("no lease")?;
+    println!("ready {}", consumer.backend);
+    std::io::stdout().flush()?;
+    daemon.run(&mut |notice| eprintln!("daemon {}: {notice}", std::process::id()));
+    daemon.close()?;
+    println!("stopped");
+    Ok(())
+}
+
+/// From here on, `io_uring_setup` fails with EPERM in this process, as in many containers.
+fn refuse_uring() -> std::io::Result<()> {
+    // Load the number of the call; if it is io_uring_setup, EPERM, else allow.
+    let number = libc::SYS_io_uring_setup as u32;
+    let step = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    let mut filter = [
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, number),
+        step(
+            libc::BPF_RET | libc::BPF_K,
+            0,
+            0,
+            libc::SECCOMP_RET_ERRNO | libc::EPERM as u32,
+        ),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: plain numbers; concerns this process alone.
+    let outcome = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    if outcome != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    let mode = libc::SECCOMP_MODE_FILTER;
+    // SAFETY: `program` points to `filter`, and both live until the call has copied them.
+    let outcome = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program, 0, 0) };
+    match outcome {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
