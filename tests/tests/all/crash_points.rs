@@ -1,0 +1,180 @@
+//! A consumer that ends between the write of a group and its commit, at chosen points: stepped by hand in
+//! this process and dropped, which leaves shared memory and files as a kill does.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use millpond_bus::{Level, Publisher, Topic};
+use millpond_daemon::{BackendChoice, Daemon, Policy, Step};
+use millpond_logfile::{list_segments, list_services};
+
+use crate::support::{Found, Place, wait_until};
+
+fn publish(publisher: &mut Publisher, topic: Topic, label: &str, range: std::ops::Range<u64>) {
+    for sequence in range {
+        let payload = format!("{label} {sequence} {}", "x".repeat(100));
+        publisher
+            .publish(topic, Level::Info, payload.as_bytes())
+            .expect("room");
+    }
+}
+
+fn policy() -> Policy {
+    Policy {
+        backend: BackendChoice::Pwrite,
+        total_bytes_limit: None,
+        flush_delay: std::time::Duration::from_millis(1),
+        ..Policy::default()
+    }
+}
+
+fn open(place: &Place, policy: &Policy) -> Daemon {
+    Daemon::builder(&place.bus, &place.logs())
+        .policy(policy.clone())
+        .open()
+        .expect("a daemon")
+}
+
+/// Text on disk.
+fn text_bytes(place: &Place) -> u64 {
+    let Ok(services) = list_services(&place.logs()) else {
+        return 0;
+    };
+    let sizes = services.iter().flat_map(|service| {
+        let dir = place.logs().join(service);
+        let segments = list_segments(&dir).unwrap_or_default();
+        segments
+            .into_iter()
+            .map(move |id| fs::metadata(id.log_path(&dir)).map_or(0, |m| m.len()))
+    });
+    sizes.sum()
+}
+
+/// Steps until everything is committed.
+fn step_to_rest(place: &Place, daemon: &mut Daemon) {
+    wait_until(|| {
+        let step = daemon.step();
+        let at_rest = place
+            .bus
+            .stats()
+            .sources
+            .iter()
+            .all(|source| source.in_flight == 0);
+        at_rest && matches!(step, Step::Idle { .. })
+    });
+}
+
+/// Drains until everything that waits is with the writer, and does not look at its answer.
+fn write_without_commit(daemon: &mut Daemon) {
+    // The first step takes the records; a later one submits when the group is due. No more steps after
+    // that: the next would commit.
+    while !matches!(daemon.step(), Step::Busy { .. }) {}
+    std::thread::sleep(std::time::Duration::from_millis(2));
+}
+
+#[test]
+fn first_group_of_a_new_service_is_not_doubled() {
+    let place = Place::new("first group", "block");
+    let mut publisher = place.bus.publisher("p").expect("publisher");
+    let topic = publisher.topic("log:web:p").expect("topic");
+    let mut daemon = open(&place, &policy());
+    // Enough for the writer to be given it at once (256 KiB).
+    publish(&mut publisher, topic, "p", 0..3000);
+    write_without_commit(&mut daemon);
+    wait_until(|| text_bytes(&place) > 3000 * 100);
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    drop(daemon);
+    let mut daemon = open(&place, &policy());
+    step_to_rest(&place, &mut daemon);
+    daemon.close().expect("closed");
+    drop(publisher);
+    Found::read(&place.logs()).assert_complete(&BTreeMap::from([("p".to_owned(), 3000)]));
+}
+
+/// The same, for a service whose files another bus has left: they are kept, what was not committed goes.
+#[test]
+fn first_group_after_another_owner_is_not_doubled() {
+    let place = Place::new("after another owner", "block");
+    {
+        let other = Place2::new(&place);
+        let mut publisher = other.bus.publisher("old").expect("publisher");
+        let topic = publisher.topic("log:web:old").expect("topic");
+        publish(&mut publisher, topic, "old", 0..500);
+        let running = Daemon::builder(&other.bus, &place.logs())
+            .policy(policy())
+            .spawn()
+            .expect("a daemon");
+        publisher
+            .flush(millpond_bus::Guarantee::Written, None)
+            .expect("flush");
+        drop(publisher);
+        running.stop().expect("stopped");
+    }
+    let mut publisher = place.bus.publisher("p").expect("publisher");
+    let topic = publisher.topic("log:web:p").expect("topic");
+    let mut daemon = open(&place, &policy());
+    let before = text_bytes(&place);
+    publish(&mut publisher, topic, "p", 0..3000);
+    write_without_commit(&mut daemon);
+    wait_until(|| text_bytes(&place) > before + 3000 * 100);
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    drop(daemon);
+    let mut daemon = open(&place, &policy());
+    step_to_rest(&place, &mut daemon);
+    daemon.close().expect("closed");
+    drop(publisher);
+    let expected = BTreeMap::from([("old".to_owned(), 500), ("p".to_owned(), 3000)]);
+    Found::read(&place.logs()).assert_complete(&expected);
+}
+
+/// Sizes: 5,000 lines are about 800 KB, 2,000 about 320 KB; the second group's two copies would both fit.
+/// The committed segment is closed and trimmed by a group that is not committed: that group is written again.
+#[test]
+fn group_that_trims_the_committed_segment_is_not_doubled() {
+    let place = Place::new("trimmed commit", "block");
+    let small = Policy {
+        segment_bytes_limit: 64 << 10,
+        total_bytes_limit: Some(900_000),
+        ..policy()
+    };
+    let mut publisher = place.bus.publisher("p").expect("publisher");
+    let topic = publisher.topic("log:web:p").expect("topic");
+    let mut daemon = open(&place, &small);
+    publish(&mut publisher, topic, "p", 0..5000);
+    step_to_rest(&place, &mut daemon);
+    let dir = place.logs().join("web");
+    let first = list_segments(&dir).expect("segments");
+    publish(&mut publisher, topic, "p", 5000..7000);
+    write_without_commit(&mut daemon);
+    wait_until(|| {
+        let now = list_segments(&dir).expect("segments");
+        !now.is_empty() && now.iter().all(|id| !first.contains(id))
+    });
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    drop(daemon);
+    let mut daemon = open(&place, &small);
+    step_to_rest(&place, &mut daemon);
+    daemon.close().expect("closed");
+    drop(publisher);
+    let found = Found::read(&place.logs());
+    found.assert_orderly();
+    let kept = &found.sequences["p"].0;
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    assert_eq!(kept[0].1, 6999);
+}
+
+/// A second bus for the same directory.
+struct Place2 {
+    bus: millpond_bus::Bus,
+}
+
+impl Place2 {
+    fn new(place: &Place) -> Self {
+        // A name below the first one's: cleaned up with it.
+        let name = format!("{}.other", place.name);
+        let options = millpond_tests::options("block");
+        Place2 {
+            bus: millpond_bus::Bus::attach(&name, &options).expect("a bus"),
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Whole buses with real processes: daemons and publishers that are killed, starved and crowded, and then
+//! the files and the counters are compared with what was published. `MILLPOND_TEST_KILLS` and
+//! `MILLPOND_TEST_SECONDS` make the runs longer, `MILLPOND_TEST_SEED` repeats one.
+
+mod admission;
+mod backends;
+mod crash_points;
+mod daemon_killed;
+mod drops;
+mod publisher_killed;
+mod rotation;
+mod support;

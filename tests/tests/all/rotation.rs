@@ -1,0 +1,238 @@
+//! Small segments, a small total, and load: what is kept is kept whole, and indexes can be made anew.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use millpond_logfile::{
+    Level, LevelSet, Order, Query, Reader, SourcePattern, list_segments, list_services, read_index,
+    rebuild_index, verify_segment,
+};
+use millpond_tests::{Random, setting};
+
+use crate::support::{Found, Place, Published, assert_identity, source};
+
+const SEGMENT: u64 = 64 << 10;
+const TOTAL: u64 = 1 << 20;
+const SMALL: [&str; 3] = [
+    "segment_bytes=65536",
+    "total_bytes=1048576",
+    "group_bytes=65536",
+];
+
+/// The lines that a publisher still has in the log are its last ones.
+fn assert_suffix(found: &Found, outcomes: &BTreeMap<String, Published>) {
+    found.assert_orderly();
+    for (label, outcome) in outcomes {
+        let Some(runs) = found.sequences.get(label) else {
+            continue; // all of it trimmed, if the others were slower
+        };
+        assert_eq!(runs.0.len(), 1, "{label}: holes in what is kept: {runs:?}");
+        assert_eq!(runs.0[0].1, outcome.published - 1, "{label}");
+    }
+}
+
+/// A segment ends at the first group beyond its limit, so it may hold a group more (plus one line).
+fn assert_small(found: &Found) {
+    let most = TOTAL + 2 * (SEGMENT + (64 << 10) + 5000);
+    assert!(found.text_bytes <= most, "{} > {most}", found.text_bytes);
+    assert!(
+        found.text_bytes >= TOTAL / 2,
+        "{} is little",
+        found.text_bytes
+    );
+}
+
+fn queries(label: &str) -> Vec<Query> {
+    let all = Query::default();
+    vec![
+        all.clone(),
+        Query {
+            levels: LevelSet::at_least(Level::Error),
+            ..all.clone()
+        },
+        Query {
+            levels: LevelSet::only(Level::Warn),
+            services: vec!["web1".into()],
+            ..all.clone()
+        },
+        Query {
+            order: Order::NewestFirst,
+            limit: Some(200),
+            services: vec!["web0".into()],
+            ..all.clone()
+        },
+        Query {
+            sources: vec![SourcePattern::new(label)],
+            limit: Some(1000),
+            ..all.clone()
+        },
+        Query {
+            sources: vec![SourcePattern::new("p*")],
+            order: Order::NewestFirst,
+            limit: Some(999),
+            ..all.clone()
+        },
+        Query {
+            substrings: vec![b"9999 x".to_vec()],
+            ..all
+        },
+    ]
+}
+
+/// The answers to all queries, and the counts.
+fn answers(logs: &Path, label: &str) -> Vec<(Vec<Vec<u8>>, u64)> {
+    let reader = Reader::open(logs).expect("logs");
+    let mut queries = queries(label);
+    // A time range from the middle of what is there.
+    let mut times = Vec::new();
+    reader
+        .run(&Query::default(), &mut |hit| {
+            times.push(hit.time_ns);
+            ControlFlow::Continue(())
+        })
+        .expect("query");
+    queries.push(Query {
+        since_ns: Some(times[times.len() / 4]),
+        until_ns: Some(times[times.len() / 2]),
+        levels: LevelSet::at_least(Level::Warn),
+        ..Query::default()
+    });
+    queries
+        .iter()
+        .map(|query| {
+            let mut lines = Vec::new();
+            let report = reader
+                .run(query, &mut |hit| {
+                    lines.push(hit.line.to_vec());
+                    ControlFlow::Continue(())
+                })
+                .expect("query");
+            assert!(report.damage.is_empty(), "{:?}", report.damage);
+            let (counts, _) = reader.count(query).expect("count");
+            if query.limit.is_none() {
+                assert_eq!(counts.total(), lines.len() as u64);
+            }
+            (lines, counts.total())
+        })
+        .collect()
+}
+
+fn each_segment(logs: &Path, mut act: impl FnMut(&Path, millpond_logfile::SegmentId)) {
+    for service in list_services(logs).expect("services") {
+        let dir = logs.join(service);
+        for id in list_segments(&dir).expect("segments") {
+            act(&dir, id);
+        }
+    }
+}
+
+fn assert_indexes_can_be_made_anew(logs: &Path, label: &str) {
+    let before = answers(logs, label);
+    let answered = before.iter().filter(|(lines, _)| !lines.is_empty()).count();
+    assert!(
+        answered > 5,
+        "{answered} queries with an answer show little"
+    );
+    let mut open = BTreeMap::new();
+    each_segment(logs, |dir, id| {
+        let report = verify_segment(dir, id).expect("verify");
+        assert!(report.damage.is_empty(), "{:?}", report.damage);
+        let index = id.index_path(dir);
+        open.insert(
+            index.clone(),
+            !read_index(&index, Some(id)).expect("index").closed,
+        );
+        fs::remove_file(index).expect("remove");
+    });
+    assert_eq!(answers(logs, label), before, "without indexes");
+    each_segment(logs, |dir, id| {
+        rebuild_index(dir, id, open[&id.index_path(dir)]).expect("rebuild");
+        let report = verify_segment(dir, id).expect("verify");
+        assert!(report.damage.is_empty(), "{:?}", report.damage);
+    });
+    assert_eq!(answers(logs, label), before, "with indexes made anew");
+}
+
+fn what_is_kept_is_whole(backend: &str) {
+    let place = Place::new("rotation", "block");
+    let daemon = place.daemon(backend, &SMALL);
+    let publishers = place.four_publishers(&["count=20000", "size=100", "flush=durable"]);
+    let outcomes: BTreeMap<String, Published> = publishers
+        .into_iter()
+        .enumerate()
+        .map(|(index, publisher)| (format!("p{index}"), Published::of(publisher.finish())))
+        .collect();
+    let stats = place.settled();
+    daemon.stop();
+    let found = Found::read(&place.logs());
+    assert_suffix(&found, &outcomes);
+    assert_small(&found);
+    for label in outcomes.keys() {
+        assert_identity(source(&stats, label));
+        assert_eq!(source(&stats, label).written, 20_000);
+    }
+    let segments: u64 = stats.services.iter().map(|service| service.segments).sum();
+    assert!(segments > 20, "{segments}");
+    let label = found.sequences.keys().next().expect("lines");
+    assert_indexes_can_be_made_anew(&place.logs(), label);
+    eprintln!(
+        "{backend}: {segments} segments made, {} bytes kept",
+        found.text_bytes
+    );
+}
+
+#[test]
+fn rotation_and_retention_keep_what_they_keep_whole_auto() {
+    what_is_kept_is_whole("auto");
+}
+
+#[test]
+fn rotation_and_retention_keep_what_they_keep_whole_pwrite() {
+    what_is_kept_is_whole("pwrite");
+}
+
+fn kills_while_rotating(backend: &str) {
+    let place = Place::new("kills while rotating", "block");
+    let mut random = Random::seeded();
+    let mut daemon = place.daemon(backend, &SMALL);
+    let mut publishers = place.four_publishers(&["size=100"]);
+    for _ in 0..setting("MILLPOND_TEST_KILLS", 5) {
+        std::thread::sleep(random.millis(120));
+        daemon.kill();
+        daemon = place.daemon(backend, &SMALL);
+    }
+    publishers
+        .iter_mut()
+        .for_each(|publisher| publisher.let_go());
+    let outcomes: BTreeMap<String, Published> = publishers
+        .into_iter()
+        .enumerate()
+        .map(|(index, publisher)| (format!("p{index}"), Published::of(publisher.end())))
+        .collect();
+    let stats = place.settled();
+    daemon.stop();
+    let found = Found::read(&place.logs());
+    assert_suffix(&found, &outcomes);
+    let most = TOTAL + 2 * (SEGMENT + (64 << 10) + 5000);
+    assert!(found.text_bytes <= most, "{} > {most}", found.text_bytes);
+    for (label, outcome) in &outcomes {
+        assert_identity(source(&stats, label));
+        assert_eq!(source(&stats, label).written, outcome.published);
+    }
+    each_segment(&place.logs(), |dir, id| {
+        let report = verify_segment(dir, id).expect("verify");
+        assert!(report.damage.is_empty(), "{:?}", report.damage);
+    });
+}
+
+#[test]
+fn daemon_killed_while_it_rotates_and_trims_doubles_nothing_auto() {
+    kills_while_rotating("auto");
+}
+
+#[test]
+fn daemon_killed_while_it_rotates_and_trims_doubles_nothing_pwrite() {
+    kills_while_rotating("pwrite");
+}
