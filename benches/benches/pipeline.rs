@@ -156,9 +156,7 @@ fn millpond(lines: u64, publishers: usize, backend: &str, dir: &Path) -> (f64, f
     daemon.wait().expect("the daemon ends");
     let published = lines / publishers as u64 * publishers as u64;
     let reader = Reader::open(logs.path()).expect("the logs are there");
-    let (counts, _) = reader
-        .count(&Query::default())
-        .expect("the logs can be read");
+    let counts = reader.count(&Query::new()).expect("the logs can be read");
     assert_eq!(
         counts.total(),
         published,

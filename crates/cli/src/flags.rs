@@ -243,7 +243,7 @@ pub(crate) struct QueryFlags {
     pub(crate) regex: Option<String>,
     /// Only the newest N lines
     #[arg(short = 'n', long, value_name = "N")]
-    pub(crate) lines: Option<usize>,
+    pub(crate) lines: Option<u64>,
     /// Newest line first
     #[arg(long)]
     pub(crate) newest_first: bool,
@@ -271,7 +271,7 @@ pub(crate) struct TailFlags {
     pub(crate) service: Vec<String>,
     /// How many lines to begin with
     #[arg(short = 'n', long, value_name = "N", default_value = "10")]
-    pub(crate) lines: usize,
+    pub(crate) lines: u64,
     /// Go on as lines are written
     #[arg(short = 'f', long)]
     pub(crate) follow: bool,

@@ -43,7 +43,10 @@ pub use self::{
     name::{
         CURRENT_LINK, SegmentId, ServiceNameError, check_service_name, list_segments, list_services,
     },
-    query::{Counts, Hit, LevelSet, Order, Query, QueryReport, Reader, SourcePattern},
+    query::{
+        Counts, Hit, Ignored, LevelSet, Order, Query, QueryReport, Reader, ServiceCounts,
+        SourcePattern,
+    },
     recover::{
         RebuildReport, Recovered, VerifyReport, rebuild_index, recover_segment, verify_segment,
     },

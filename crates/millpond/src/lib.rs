@@ -30,6 +30,7 @@ pub use millpond_daemon::{Builder, Daemon, Policy, Running, SyncPolicy};
 /// Reading log directories.
 pub mod logs {
     pub use millpond_logfile::{
-        Counts, Damage, Hit, Level, LevelSet, Order, Query, QueryReport, Reader, SourcePattern,
+        Counts, Damage, Hit, Level, LevelSet, Order, Query, QueryReport, Reader, ServiceCounts,
+        SourcePattern,
     };
 }

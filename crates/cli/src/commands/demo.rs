@@ -224,29 +224,24 @@ impl Stage<'_> {
 
     fn ask(&self, out: &mut dyn Write) -> Result<(), Failure> {
         let reader = Reader::open(&self.logs)?;
-        let errors = Query {
-            services: vec!["web".to_owned()],
-            levels: LevelSet::at_least(Level::Error),
-            ..Query::default()
-        };
+        let errors = Query::new()
+            .service("web")
+            .levels(LevelSet::at_least(Level::Error));
         let started = Instant::now();
-        let (counts, _) = reader.count(&errors)?;
+        let counts = reader.count(&errors)?;
         answer(out, "errors of web", &counts.total().to_string(), started)?;
 
         let started = Instant::now();
-        let (counts, _) = reader.count(&Query::default())?;
+        let counts = reader.count(&Query::new())?;
         let by_level: Vec<String> = Level::ALL
             .into_iter()
             .rev()
-            .filter(|&level| counts.of_level(level) > 0)
-            .map(|level| format!("{level} {}", counts.of_level(level)))
+            .filter(|&level| counts.level(level) > 0)
+            .map(|level| format!("{level} {}", counts.level(level)))
             .collect();
         answer(out, "counts by level", &by_level.join(", "), started)?;
 
-        let needle = Query {
-            substrings: vec![NEEDLE.into()],
-            ..Query::default()
-        };
+        let needle = Query::new().contains(NEEDLE);
         let started = Instant::now();
         let report = reader.run(&needle, &mut |_| ControlFlow::Continue(()))?;
         answer(

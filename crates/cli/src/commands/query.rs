@@ -4,9 +4,7 @@ use std::io::Write;
 use std::ops::ControlFlow;
 
 use jiff::tz::TimeZone;
-use millpond_logfile::{
-    Counts, Hit, Level, LevelSet, Order, Query, QueryReport, Reader, SourcePattern,
-};
+use millpond_logfile::{Counts, Hit, Level, LevelSet, Order, Query, QueryReport, Reader};
 use serde_json::{Map, Value, json};
 
 use crate::Run;
@@ -24,7 +22,7 @@ pub(crate) fn run(flags: &QueryFlags, settings: &Settings) -> Run {
     if flags.count {
         return count(&reader, &query, flags.by, settings);
     }
-    let several = query.services.len() != 1 && reader.services().len() > 1;
+    let several = flags.service.len() != 1 && reader.services().len() > 1;
     let printer = printer(settings, flags.raw, several, flags.utc);
     let reverse = flags.lines.is_some() && !flags.newest_first;
     let report = if reverse {
@@ -81,39 +79,33 @@ fn plan(flags: &QueryFlags) -> Result<Query, Failure> {
     let level = |text: &String| text.parse::<Level>().map_err(Failure::new);
     let levels = match (&flags.level, &flags.only_level) {
         (Some(text), _) => LevelSet::at_least(level(text)?),
-        (None, Some(text)) => LevelSet::only(level(text)?),
+        (None, Some(text)) => LevelSet::of(&[level(text)?]),
         (None, None) => LevelSet::ALL,
     };
-    let regex = flags
-        .regex
-        .as_deref()
-        .map(regex::bytes::Regex::new)
-        .transpose()
-        .map_err(|error| Failure::new(format!("--regex: {error}")))?;
     let newest = flags.newest_first || flags.lines.is_some();
-    Ok(Query {
-        services: flags.service.clone(),
-        since_ns,
-        until_ns,
-        levels,
-        sources: flags
-            .source
-            .iter()
-            .map(|source| SourcePattern::new(source))
-            .collect(),
-        substrings: flags
-            .grep
-            .iter()
-            .map(|text| text.clone().into_bytes())
-            .collect(),
-        regex,
-        order: if newest {
-            Order::NewestFirst
-        } else {
-            Order::OldestFirst
-        },
-        limit: flags.lines,
-    })
+    let mut query =
+        Query::new()
+            .levels(levels)
+            .order(if newest { Order::Newest } else { Order::Oldest });
+    query = flags
+        .service
+        .iter()
+        .fold(query, |query, service| query.service(service));
+    query = flags
+        .source
+        .iter()
+        .fold(query, |query, source| query.source(source));
+    query = flags
+        .grep
+        .iter()
+        .fold(query, |query, text| query.contains(text.as_bytes()));
+    query = since_ns.into_iter().fold(query, Query::since_ns);
+    query = until_ns.into_iter().fold(query, Query::until_ns);
+    query = flags.lines.into_iter().fold(query, Query::limit);
+    match &flags.regex {
+        Some(regex) => Ok(query.regex(regex)?),
+        None => Ok(query),
+    }
 }
 
 fn print_all(
@@ -172,7 +164,7 @@ fn print_last(
 }
 
 fn count(reader: &Reader, query: &Query, by: CountBy, settings: &Settings) -> Run {
-    let (counts, report) = reader.count(query)?;
+    let counts = reader.count(query)?;
     let mut out = stdout(settings.color);
     if settings.json {
         writeln!(out, "{}", counts_json(&counts))?;
@@ -184,25 +176,27 @@ fn count(reader: &Reader, query: &Query, by: CountBy, settings: &Settings) -> Ru
                 for level in Level::ALL.into_iter().rev() {
                     table.row(vec![
                         level.name().to_owned(),
-                        counts.of_level(level).to_string(),
+                        counts.level(level).to_string(),
                     ]);
                 }
                 table.print(&mut out)?;
             }
             CountBy::Service => {
                 let mut table = Table::new(&["service", "lines"]);
-                for (service, levels) in &counts.services {
-                    table.row(vec![
-                        service.clone(),
-                        levels.iter().sum::<u64>().to_string(),
-                    ]);
+                for counts in &counts.services {
+                    table.row(vec![counts.service.clone(), counts.total().to_string()]);
                 }
                 table.print(&mut out)?;
             }
         }
     }
     out.flush()?;
-    conclude(&report, settings)
+    let outcome = conclude(&counts.report, settings)?;
+    Ok(if counts.total() == 0 {
+        Outcome::Nothing
+    } else {
+        outcome
+    })
 }
 
 fn counts_json(counts: &Counts) -> Value {
@@ -215,17 +209,17 @@ fn counts_json(counts: &Counts) -> Value {
     let services: Map<String, Value> = counts
         .services
         .iter()
-        .map(|(name, levels)| {
+        .map(|counts| {
             (
-                name.clone(),
-                by_level(&|level| levels[level as usize]).into(),
+                counts.service.clone(),
+                by_level(&|level| counts.level(level)).into(),
             )
         })
         .collect();
     json!({
         "version": 1,
         "total": counts.total(),
-        "levels": by_level(&|level| counts.of_level(level)),
+        "levels": by_level(&|level| counts.level(level)),
         "services": services,
     })
 }
@@ -235,11 +229,15 @@ pub(crate) fn conclude(report: &QueryReport, settings: &Settings) -> Run {
     for damage in &report.damage {
         print::warning_line(settings.color, damage);
     }
-    if !report.damage.is_empty() {
+    for path in &report.deleted {
+        let message = format!("{} was removed by retention meanwhile", path.display());
+        print::warning_line(settings.color, &message);
+    }
+    let damaged = report.damage.len() as u64 + report.damage_left_out;
+    if damaged > 0 {
         return Err(Failure::new(format!(
-            "{} damaged places; everything else was read (see `millpond index verify`, and `millpond index \
-             rebuild` where only an index is damaged)",
-            report.damage.len()
+            "{damaged} damaged places; everything else was read (see `millpond index verify`, and `millpond \
+             index rebuild` where only an index is damaged)"
         )));
     }
     Ok(Outcome::found(report.matched > 0))

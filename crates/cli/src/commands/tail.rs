@@ -44,12 +44,11 @@ pub(crate) fn run(flags: &TailFlags, settings: &Settings) -> Run {
         .any(|service| reader.services().contains(service));
     let mut found = false;
     if flags.service.is_empty() || known {
-        let query = Query {
-            services: flags.service.clone(),
-            order: Order::NewestFirst,
-            limit: Some(flags.lines),
-            ..Query::default()
-        };
+        let query = Query::new().order(Order::Newest).limit(flags.lines);
+        let query = flags
+            .service
+            .iter()
+            .fold(query, |query, service| query.service(service));
         let mut lines: Vec<Vec<u8>> = Vec::new();
         let report = reader.run(&query, &mut |hit| {
             let newer = follower

@@ -44,7 +44,7 @@ impl HitPrinter {
         self.buffer.clear();
         match &self.style {
             HitStyle::Raw => {
-                hit.unescape_message(&mut self.buffer);
+                hit.raw_message(&mut self.buffer);
                 if hit.source.last() != Some(&CONTINUED) {
                     self.buffer.push(b'\n');
                 }
@@ -116,7 +116,7 @@ fn local_time(time_ns: u64, zone: &TimeZone) -> Option<String> {
 
 fn json_line(buffer: &mut Vec<u8>, hit: &Hit<'_>) -> io::Result<()> {
     let mut message = Vec::new();
-    hit.unescape_message(&mut message);
+    hit.raw_message(&mut message);
     let text = |bytes: &[u8]| Value::from(String::from_utf8_lossy(bytes).into_owned());
     let mut object = Map::new();
     object.insert("time".into(), text(&hit.line[..TIME_BYTES]));

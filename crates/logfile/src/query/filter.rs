@@ -1,152 +1,256 @@
-//! Which lines match, cheapest question first.
+//! A query made ready to run: which blocks can hold a match, and which lines of a text do.
 
 use memchr::memmem::Finder;
+use memchr::{memchr, memchr_iter, memrchr};
+use regex::bytes::Regex;
 
-use super::{LevelSet, Query};
-use crate::line::{ParsedLine, Source, escape, parse_line, source_mask};
+use super::pattern::MessageRegex;
+use super::{LevelSet, Query, SourcePattern};
+use crate::index::IndexEntry;
+use crate::level::Level;
+use crate::line::{LineError, ParsedLine, escape, parse_line, unescape};
 
-/// A source, or with a trailing `*` every source that starts so.
-///
-/// ```
-/// use millpond_logfile::SourcePattern;
-/// assert!(SourcePattern::new("pty:*").matches(b"pty:out"));
-/// assert!(!SourcePattern::new("pty").matches(b"pty:out"));
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SourcePattern {
-    token: Vec<u8>,
-    is_prefix: bool,
+/// The level's place in a line.
+const LEVEL: std::ops::Range<usize> = 31..36;
+/// Where the source starts in a line.
+pub(super) const SOURCE_AT: usize = LEVEL.end + 1;
+
+/// How candidate lines are found in a text. Only they are taken apart.
+#[derive(Debug, Clone)]
+enum Driver {
+    /// Every line is one.
+    EveryLine,
+    /// Lines that hold these bytes.
+    Literal(Box<Finder<'static>>),
+    /// Lines where this matches, and lines with an escape: what the escape stands for may match
+    /// too.
+    Pattern(Regex),
 }
 
-impl SourcePattern {
-    /// The pattern for this text; it is escaped as source tokens are.
-    pub fn new(text: &str) -> Self {
-        match text.strip_suffix('*') {
-            Some("") => SourcePattern {
-                token: Vec::new(),
-                is_prefix: true,
-            },
-            Some(prefix) => SourcePattern {
-                token: Source::new(prefix).token().to_vec(),
-                is_prefix: true,
-            },
-            None => SourcePattern {
-                token: Source::new(text).token().to_vec(),
-                is_prefix: false,
-            },
-        }
-    }
-
-    /// Whether a source token matches.
-    pub fn matches(&self, token: &[u8]) -> bool {
-        if self.is_prefix {
-            token.starts_with(&self.token)
-        } else {
-            token == self.token
-        }
-    }
-
-    /// The bits of a block's source set of which one must be set.
-    pub(super) fn mask(&self) -> u64 {
-        if self.is_prefix {
-            u64::MAX
-        } else {
-            source_mask(&self.token)
-        }
-    }
-}
-
-/// A query made ready for looking at lines.
-pub(super) struct Filter<'q> {
+/// The conditions of a query. Cloned per thread: a regex shared between threads waits for itself.
+#[derive(Debug, Clone)]
+pub(super) struct Filter {
     since_ns: u64,
-    until_ns: u64,
+    /// Inclusive, unlike the query's, so that the greatest time can be asked for.
+    last_ns: u64,
+    /// No time can match.
+    is_void: bool,
     levels: LevelSet,
-    sources: &'q [SourcePattern],
-    /// The longest first: it is the one searched for in whole chunks.
-    finders: Vec<Finder<'static>>,
-    regex: Option<&'q regex::bytes::Regex>,
+    sources: Vec<SourcePattern>,
+    source_mask: u64,
+    substrings: Vec<Finder<'static>>,
+    regexes: Vec<Regex>,
+    driver: Driver,
 }
 
-impl<'q> Filter<'q> {
-    pub(super) fn new(query: &'q Query) -> Self {
-        let mut needles: Vec<Vec<u8>> = query
-            .substrings
-            .iter()
-            .map(|needle| {
-                let mut escaped = Vec::new();
-                escape(needle, &mut escaped);
-                escaped
-            })
-            .filter(|needle| !needle.is_empty())
-            .collect();
-        needles.sort_by_key(|needle| std::cmp::Reverse(needle.len()));
+impl Filter {
+    pub(super) fn new(query: &Query) -> Self {
+        let sources = query.sources.clone();
+        let source_mask = match sources.as_slice() {
+            [] => u64::MAX,
+            patterns => patterns
+                .iter()
+                .fold(0, |mask, pattern| mask | pattern.mask()),
+        };
         Filter {
             since_ns: query.since_ns.unwrap_or(0),
-            until_ns: query.until_ns.unwrap_or(u64::MAX),
+            last_ns: query
+                .until_ns
+                .map_or(u64::MAX, |until_ns| until_ns.saturating_sub(1)),
+            is_void: query.until_ns == Some(0),
             levels: query.levels,
-            sources: &query.sources,
-            finders: needles
+            sources,
+            source_mask,
+            substrings: query
+                .substrings
                 .iter()
-                .map(|needle| Finder::new(needle).into_owned())
+                .map(|bytes| Finder::new(bytes).into_owned())
                 .collect(),
-            regex: query.regex.as_ref(),
+            regexes: query
+                .regexes
+                .iter()
+                .map(|regex| regex.exact.clone())
+                .collect(),
+            driver: driver(&query.substrings, &query.regexes),
         }
     }
 
-    /// Whether it looks for text.
-    pub(super) fn has_text(&self) -> bool {
-        !self.finders.is_empty() || self.regex.is_some()
+    /// Whether a line of this block can match. Never wrong when it says no.
+    pub(super) fn admits(&self, block: &IndexEntry) -> bool {
+        let any_level = Level::ALL
+            .iter()
+            .any(|&level| self.levels.contains(level) && block.level_count(level) > 0);
+        // Lines that are not of the format have no level and no time, but are to be reported.
+        (any_level || block.damaged_lines() > 0)
+            && !self.is_void
+            && block.time_min_ns() <= self.last_ns
+            && block.time_max_ns() >= self.since_ns
+            && block.source_mask() & self.source_mask != 0
     }
 
-    /// Visits the lines of `text` that match, with where they start. Returns early when `visit` says so.
-    ///
-    /// `text` is whole lines. With a substring, lines without it are never even delimited.
-    pub(super) fn each_match<'t>(
+    /// The matches in this block by level, where the index alone can say.
+    pub(super) fn tally(&self, block: &IndexEntry) -> Option<[u64; Level::COUNT]> {
+        let is_whole = self.sources.is_empty()
+            && self.substrings.is_empty()
+            && self.regexes.is_empty()
+            && block.damaged_lines() == 0
+            && block.time_min_ns() >= self.since_ns
+            && block.time_max_ns() <= self.last_ns;
+        is_whole.then(|| {
+            Level::ALL.map(|level| {
+                if self.levels.contains(level) {
+                    block.level_count(level)
+                } else {
+                    0
+                }
+            })
+        })
+    }
+
+    /// Calls `found` with the place of each matching line, and of each candidate that is no line of
+    /// the format.
+    pub(super) fn scan<'t>(
         &self,
         text: &'t [u8],
-        mut visit: impl FnMut(usize, &'t [u8], ParsedLine<'t>) -> bool,
+        scratch: &mut Vec<u8>,
+        mut found: impl FnMut(usize, usize, Result<ParsedLine<'t>, LineError>),
     ) {
-        let mut from = 0;
-        while from < text.len() {
-            // A line is only worth delimiting where the text could be.
-            let candidate = match (self.finders.first(), self.regex) {
-                (Some(finder), _) => finder.find(&text[from..]),
-                (None, Some(regex)) => regex.find(&text[from..]).map(|found| found.start()),
-                (None, None) => Some(0),
-            };
-            let Some(candidate) = candidate.map(|at| from + at) else {
-                return;
-            };
-            let start = match candidate == from {
-                true => from,
-                false => {
-                    memchr::memrchr(b'\n', &text[from..candidate]).map_or(from, |at| from + at + 1)
-                }
-            };
-            // A regex may match across a newline (`\s`): look at the line the match starts in.
-            let end = memchr::memchr(b'\n', &text[start..]).map_or(text.len(), |at| start + at + 1);
-            if let Ok(line) = parse_line(&text[start..end])
-                && self.matches(&line)
-                && !visit(start, &text[start..end], line)
-            {
-                return;
+        let mut check = |start: usize, end: usize| {
+            if let Some(line) = self.check(&text[start..end], scratch).transpose() {
+                found(start, end, line);
             }
-            from = end;
+        };
+        match &self.driver {
+            Driver::EveryLine => {
+                let mut start = 0;
+                for end in memchr_iter(b'\n', text).map(|newline| newline + 1) {
+                    check(start, end);
+                    start = end;
+                }
+                if start < text.len() {
+                    check(start, text.len());
+                }
+            }
+            Driver::Literal(finder) => {
+                each_line(text, |from| Some(from + finder.find(&text[from..])?), check);
+            }
+            Driver::Pattern(regex) => {
+                // Both stay valid until the search has passed them.
+                let (mut matched, mut escaped) = (None, None);
+                let candidate = |from: usize| {
+                    let matched = *next(&mut matched, from, || regex.shortest_match_at(text, from));
+                    let escaped = *next(&mut escaped, from, || {
+                        Some(from + memchr(b'\\', &text[from..])?)
+                    });
+                    // A match may end where the text does.
+                    Some(matched.min(escaped))
+                        .filter(|&at| at < usize::MAX)
+                        .map(|at| at.min(text.len() - 1))
+                };
+                each_line(text, candidate, check);
+            }
         }
     }
 
-    pub(super) fn matches(&self, line: &ParsedLine<'_>) -> bool {
-        (self.since_ns..self.until_ns).contains(&line.time_ns)
-            && self.levels.contains(line.level)
+    /// The line's parts if it matches.
+    fn check<'t>(
+        &self,
+        line: &'t [u8],
+        scratch: &mut Vec<u8>,
+    ) -> Result<Option<ParsedLine<'t>>, LineError> {
+        // The level stands at a fixed place: looked at first, it spares most lines being taken
+        // apart.
+        let level = line.get(LEVEL).and_then(Level::from_token);
+        if level.is_some_and(|level| !self.levels.contains(level)) {
+            return Ok(None);
+        }
+        let line = parse_line(line)?;
+        let matches = (self.since_ns..=self.last_ns).contains(&line.time_ns)
+            && !self.is_void
             && (self.sources.is_empty()
                 || self
                     .sources
                     .iter()
                     .any(|pattern| pattern.matches(line.source)))
-            && self
-                .finders
-                .iter()
-                .all(|finder| finder.find(line.message).is_some())
-            && self.regex.is_none_or(|regex| regex.is_match(line.message))
+            && self.message_matches(line.message, scratch);
+        Ok(matches.then_some(line))
     }
+
+    fn message_matches(&self, message: &[u8], scratch: &mut Vec<u8>) -> bool {
+        if self.substrings.is_empty() && self.regexes.is_empty() {
+            return true;
+        }
+        let raw = if memchr(b'\\', message).is_some() {
+            scratch.clear();
+            unescape(message, scratch);
+            scratch.as_slice()
+        } else {
+            message
+        };
+        self.substrings
+            .iter()
+            .all(|finder| finder.find(raw).is_some())
+            && self.regexes.iter().all(|regex| regex.is_match(raw))
+    }
+}
+
+/// Keeps `cached` while it lies ahead of `from`, else searches anew; `usize::MAX` for nothing more.
+fn next(cached: &mut Option<usize>, from: usize, search: impl FnOnce() -> Option<usize>) -> &usize {
+    if cached.is_none_or(|at| at < from) {
+        *cached = Some(search().unwrap_or(usize::MAX));
+    }
+    cached.get_or_insert(usize::MAX)
+}
+
+/// Calls `check` with the bounds of each line that holds a candidate position, once per line.
+fn each_line(
+    text: &[u8],
+    mut candidate: impl FnMut(usize) -> Option<usize>,
+    mut check: impl FnMut(usize, usize),
+) {
+    let mut from = 0;
+    while from < text.len() {
+        let Some(at) = candidate(from) else { break };
+        let start = memrchr(b'\n', &text[from..at]).map_or(from, |newline| from + newline + 1);
+        let end = memchr(b'\n', &text[at..]).map_or(text.len(), |newline| at + newline + 1);
+        check(start, end);
+        from = end;
+    }
+}
+
+/// The cheapest way to the candidates: the longest literal that every match must show in the text,
+/// else the first regex.
+fn driver(substrings: &[Vec<u8>], regexes: &[MessageRegex]) -> Driver {
+    let longest = substrings
+        .iter()
+        .map(|bytes| as_written(bytes))
+        .max_by_key(Vec::len);
+    match (longest, regexes.first()) {
+        (Some(literal), _) if !literal.is_empty() => {
+            Driver::Literal(Box::new(Finder::new(&literal).into_owned()))
+        }
+        (
+            _,
+            Some(MessageRegex {
+                candidates: Some(regex),
+                ..
+            }),
+        ) => Driver::Pattern(regex.clone()),
+        _ => Driver::EveryLine,
+    }
+}
+
+/// What a message that holds `substring` shows for it in its line.
+///
+/// How a byte is written depends on its neighbours only within a UTF-8 sequence. Of a substring
+/// that is not UTF-8, the longest part that is must do: its neighbours may belong to a sequence in
+/// one message and not in another.
+fn as_written(substring: &[u8]) -> Vec<u8> {
+    let valid = substring
+        .utf8_chunks()
+        .map(|chunk| chunk.valid())
+        .max_by_key(|valid| valid.len());
+    let mut written = Vec::new();
+    escape(valid.unwrap_or_default().as_bytes(), &mut written);
+    written
 }

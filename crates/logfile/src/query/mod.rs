@@ -1,126 +1,251 @@
-//! Queries over a log directory: with files alone, while they are written, on a copy, on another machine.
+//! Questions to a log directory: which lines, in which order, and how many.
 //!
-//! The plan: pick segments by name and index, pick blocks by time, level and source, read only those with
-//! positioned reads, and look at single lines last. Text that no index covers is simply read.
+//! ```text
+//!   Query --> Stream (one per service)      plan.rs     segments and blocks that can hold a hit
+//!               `--> Chunk: adjacent blocks segment.rs  from the index, or from the text without
+//!                      `--> Hits            scan.rs     one positioned read, one search
+//!             all streams --> visitor       merge.rs    by time, on as many threads as pay
+//! ```
+//!
+//! The index only ever says what need *not* be read; every line that is returned was read and
+//! checked, so an answer is the same with an index, with a broken one, and with none.
 
-mod count;
 mod filter;
-mod search;
+mod merge;
+mod pattern;
+mod plan;
+mod reader;
+mod scan;
 mod segment;
-mod stream;
 
-use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+pub use self::reader::{Ignored, Reader};
 use crate::error::{Damage, Error};
 use crate::level::Level;
-use crate::line::unescape;
-use crate::name::{SegmentId, check_service_name, list_services};
-
-pub use self::count::Counts;
-pub use self::filter::SourcePattern;
+use crate::line::{Source, source_mask, unescape};
+use crate::name::SegmentId;
 
 /// A set of levels.
 ///
 /// ```
 /// use millpond_logfile::{Level, LevelSet};
-/// let set = LevelSet::at_least(Level::Warn);
-/// assert!(set.contains(Level::Error) && !set.contains(Level::Info));
+/// assert!(LevelSet::at_least(Level::Warn).contains(Level::Fatal));
+/// assert!(!LevelSet::of(&[Level::Info, Level::Warn]).contains(Level::Fatal));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LevelSet(u8);
 
 impl LevelSet {
     /// Every level.
-    pub const ALL: LevelSet = LevelSet(0x3f);
+    pub const ALL: LevelSet = LevelSet((1 << Level::COUNT) - 1);
+
+    /// These levels.
+    pub fn of(levels: &[Level]) -> Self {
+        LevelSet(levels.iter().fold(0, |set, &level| set | 1 << level as u8))
+    }
 
     /// This level and the graver ones.
     pub fn at_least(level: Level) -> Self {
-        LevelSet(Self::ALL.0 & (0xff << level as u8))
-    }
-
-    /// This level alone.
-    pub fn only(level: Level) -> Self {
-        LevelSet(1 << level as u8)
+        LevelSet(Self::ALL.0 & !((1 << level as u8) - 1))
     }
 
     /// Whether `level` is in the set.
-    #[inline]
     pub fn contains(self, level: Level) -> bool {
-        self.0 >> level as u8 & 1 == 1
+        self.0 & 1 << level as u8 != 0
+    }
+}
+
+impl Default for LevelSet {
+    fn default() -> Self {
+        Self::ALL
     }
 }
 
 /// The order of the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Order {
-    /// As the file has it; services merged by time.
+    /// From the past to the present.
     #[default]
-    OldestFirst,
-    /// The other way round.
-    NewestFirst,
+    Oldest,
+    /// From the present to the past. With a limit: the last lines.
+    Newest,
 }
 
-/// What is asked. Everything given must hold.
+/// A source, or with a trailing `*` all sources that start alike.
 ///
 /// ```
-/// use millpond_logfile::{Level, LevelSet, Order, Query};
-/// let query = Query {
-///     services: vec!["web".into()],
-///     levels: LevelSet::at_least(Level::Error),
-///     order: Order::NewestFirst,
-///     limit: Some(20),
-///     ..Query::default()
-/// };
-/// assert!(query.substrings.is_empty());
+/// use millpond_logfile::SourcePattern;
+/// assert!(SourcePattern::new("pty:*").matches(b"pty:out"));
+/// assert!(!SourcePattern::new("pty").matches(b"pty:out"));
 /// ```
-#[derive(Debug, Clone)]
-pub struct Query {
-    /// These services; none: all.
-    pub services: Vec<String>,
-    /// Not before this time, in ns.
-    pub since_ns: Option<u64>,
-    /// Before this time, in ns.
-    pub until_ns: Option<u64>,
-    /// These levels.
-    pub levels: LevelSet,
-    /// One of these sources; none: all.
-    pub sources: Vec<SourcePattern>,
-    /// The message contains all of these, as written in the file: what needs an escape there is escaped
-    /// before the search.
-    pub substrings: Vec<Vec<u8>>,
-    /// The message, as written in the file, matches.
-    pub regex: Option<regex::bytes::Regex>,
-    /// The order of the answer.
-    pub order: Order,
-    /// At most this many lines: the first in that order.
-    pub limit: Option<usize>,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourcePattern {
+    token: Vec<u8>,
+    is_prefix: bool,
 }
 
-impl Default for Query {
-    fn default() -> Self {
-        Query {
-            services: Vec::new(),
-            since_ns: None,
-            until_ns: None,
-            levels: LevelSet::ALL,
-            sources: Vec::new(),
-            substrings: Vec::new(),
-            regex: None,
-            order: Order::OldestFirst,
-            limit: None,
+impl SourcePattern {
+    /// The pattern for `text`, written as the source is named (not as a line escapes it).
+    pub fn new(text: &str) -> Self {
+        match text.strip_suffix('*') {
+            Some("") => SourcePattern {
+                token: Vec::new(),
+                is_prefix: true,
+            },
+            Some(start) => SourcePattern {
+                token: Source::new(start).token().into(),
+                is_prefix: true,
+            },
+            None => SourcePattern {
+                token: Source::new(text).token().into(),
+                is_prefix: false,
+            },
+        }
+    }
+
+    /// Whether a source, as it stands in a line, is meant.
+    pub fn matches(&self, token: &[u8]) -> bool {
+        if self.is_prefix {
+            token.starts_with(&self.token)
+        } else {
+            token == self.token
+        }
+    }
+
+    /// The bits of a block's source set that a match can have set.
+    fn mask(&self) -> u64 {
+        if self.is_prefix {
+            u64::MAX
+        } else {
+            source_mask(&self.token)
         }
     }
 }
 
-/// One line of the answer.
+/// Which lines, and in which order. Everything that is asked for must hold; what is not asked for
+/// may be anything.
+///
+/// Substrings and regexes look at the *message* only, and at the very bytes that were published: an
+/// escape counts as the byte it stands for. Without escapes that is the text of the line after its
+/// source, as `grep` sees it.
+///
+/// ```
+/// use millpond_logfile::{Level, LevelSet, Order, Query};
+/// let query = Query::new()
+///     .service("web")
+///     .levels(LevelSet::at_least(Level::Error))
+///     .source("pty:*")
+///     .contains("timeout")
+///     .regex(r"after \d+ ms$")?
+///     .order(Order::Newest)
+///     .limit(200);
+/// # let _ = query;
+/// # Ok::<(), millpond_logfile::Error>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Query {
+    services: Vec<String>,
+    since_ns: Option<u64>,
+    until_ns: Option<u64>,
+    levels: LevelSet,
+    sources: Vec<SourcePattern>,
+    substrings: Vec<Vec<u8>>,
+    regexes: Vec<pattern::MessageRegex>,
+    order: Order,
+    limit: Option<u64>,
+    verify: bool,
+}
+
+impl Query {
+    /// Every line of every service, oldest first.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lines of this service; called again, of that one too.
+    #[must_use]
+    pub fn service(mut self, name: impl Into<String>) -> Self {
+        self.services.push(name.into());
+        self
+    }
+
+    /// Lines of this time (nanoseconds since 1970) and later.
+    #[must_use]
+    pub fn since_ns(mut self, time_ns: u64) -> Self {
+        self.since_ns = Some(time_ns);
+        self
+    }
+
+    /// Lines before this time, which itself is not part of the answer.
+    #[must_use]
+    pub fn until_ns(mut self, time_ns: u64) -> Self {
+        self.until_ns = Some(time_ns);
+        self
+    }
+
+    /// Lines of these levels.
+    #[must_use]
+    pub fn levels(mut self, levels: LevelSet) -> Self {
+        self.levels = levels;
+        self
+    }
+
+    /// Lines of this source (a trailing `*` stands for any ending); called again, of that one too.
+    #[must_use]
+    pub fn source(mut self, pattern: &str) -> Self {
+        self.sources.push(SourcePattern::new(pattern));
+        self
+    }
+
+    /// Lines whose message holds these bytes; called again, those too.
+    #[must_use]
+    pub fn contains(mut self, substring: impl Into<Vec<u8>>) -> Self {
+        self.substrings.push(substring.into());
+        self
+    }
+
+    /// Lines whose message matches; called again, that one too. Matching takes linear time,
+    /// whatever the pattern.
+    ///
+    /// # Errors
+    /// The pattern is not understood, or is too large.
+    pub fn regex(mut self, pattern: &str) -> Result<Self, Error> {
+        self.regexes.push(pattern::MessageRegex::new(pattern)?);
+        Ok(self)
+    }
+
+    /// The order of the answer.
+    #[must_use]
+    pub fn order(mut self, order: Order) -> Self {
+        self.order = order;
+        self
+    }
+
+    /// At most this many lines, the first in the order of the answer.
+    #[must_use]
+    pub fn limit(mut self, lines: u64) -> Self {
+        self.limit = Some(lines);
+        self
+    }
+
+    /// Compares the checksum of every block that is read. Without this only blocks that yield a
+    /// line are compared, so that no line comes from a damaged block unreported.
+    #[must_use]
+    pub fn verify(mut self, verify: bool) -> Self {
+        self.verify = verify;
+        self
+    }
+}
+
+/// A line that matches. Source and message are as written, escapes and all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hit<'a> {
-    /// The service whose log it is in.
+    /// The service.
     pub service: &'a str,
-    /// The segment.
+    /// The segment that holds the line.
     pub segment_id: SegmentId,
-    /// Where it starts in the segment.
+    /// Where the line starts in the segment, in bytes.
     pub offset: u64,
     /// Nanoseconds since 1970, UTC.
     pub time_ns: u64,
@@ -128,157 +253,91 @@ pub struct Hit<'a> {
     pub level: Level,
     /// The source token.
     pub source: &'a [u8],
-    /// The message, escaped.
+    /// The message, escaped: safe to print.
     pub message: &'a [u8],
-    /// The whole line as the file has it, without its newline.
+    /// The whole line with its newline.
     pub line: &'a [u8],
 }
 
 impl Hit<'_> {
-    /// Appends the very bytes that were logged.
-    pub fn unescape_message(&self, out: &mut Vec<u8>) {
+    /// Appends the message as it was published, escapes undone.
+    pub fn raw_message(&self, out: &mut Vec<u8>) {
         unescape(self.message, out);
     }
 }
 
-/// How a query went.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// How a query went, besides its lines.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct QueryReport {
-    /// Lines in the answer.
+    /// Lines handed to the visitor.
     pub matched: u64,
-    /// Bytes of text that were read.
-    pub text_bytes_read: u64,
-    /// What was found damaged on the way. The answer holds everything that could be read.
+    /// The limit was reached, or the visitor broke off: there may be more.
+    pub ended_early: bool,
+    /// What was not as it should be in the files that were read. Everything readable was returned
+    /// all the same.
     pub damage: Vec<Damage>,
+    /// Damage beyond the first [`QueryReport::DAMAGE_MAX`], counted only.
+    pub damage_left_out: u64,
+    /// Segments that retention deleted between listing and reading.
+    pub deleted: Vec<PathBuf>,
+    /// Bytes of text that were searched.
+    pub text_bytes_read: u64,
+    /// Bytes of closed segments that no index describes: `millpond index rebuild` makes them fast.
+    pub unindexed_bytes: u64,
 }
 
-/// A log directory, to be asked.
-///
-/// ```
-/// # let dir = tempfile::tempdir()?;
-/// # std::fs::create_dir(dir.path().join("web"))?;
-/// # std::fs::write(dir.path().join("web/20261121T012953.123456789Z.log"),
-/// #     "2026-11-21T01:29:53.123456789Z ERROR rpc cannot bind :8080\n")?;
-/// # let logs_dir = dir.path();
-/// use millpond_logfile::{Query, Reader};
-/// use std::ops::ControlFlow;
-///
-/// let reader = Reader::open(logs_dir)?;
-/// let query = Query { substrings: vec![b"bind".to_vec()], ..Query::default() };
-/// let report = reader.run(&query, &mut |hit| {
-///     println!("{}: {}", hit.service, String::from_utf8_lossy(hit.message));
-///     ControlFlow::Continue(())
-/// })?;
-/// assert_eq!(report.matched, 1);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug)]
-pub struct Reader {
-    logs_dir: PathBuf,
-    services: Vec<String>,
-}
+impl QueryReport {
+    /// How many instances of damage a report lists.
+    pub const DAMAGE_MAX: usize = 1000;
 
-impl Reader {
-    /// Lists the services of a log directory. Reads no log yet.
-    ///
-    /// # Errors
-    /// The directory is not there or cannot be read.
-    pub fn open(logs_dir: &Path) -> Result<Self, Error> {
-        let services = list_services(logs_dir)?;
-        Ok(Reader {
-            logs_dir: logs_dir.to_owned(),
-            services,
-        })
-    }
-
-    /// The services, sorted by name.
-    pub fn services(&self) -> &[String] {
-        &self.services
-    }
-
-    /// Hands every line of the answer to `visit`, in order, until it breaks.
-    ///
-    /// Memory stays below 64 MiB whatever the size of the logs. A search for text without a limit runs on
-    /// all cores.
-    ///
-    /// # Errors
-    /// A service that is not there, or a file that cannot be read. Damage in files is no error: it is in
-    /// the report.
-    pub fn run(
-        &self,
-        query: &Query,
-        visit: &mut dyn FnMut(Hit<'_>) -> ControlFlow<()>,
-    ) -> Result<QueryReport, Error> {
-        let mut report = QueryReport::default();
-        if query.limit == Some(0) {
-            return Ok(report);
-        }
-        let services = self.plan(query, &mut report)?;
-        let filter = filter::Filter::new(query);
-        let searched = if filter.has_text() && query.limit.is_none() {
-            search::run(&services, &filter, query.order, visit, &mut report)?
+    fn add_damage(&mut self, damage: Damage) {
+        if self.damage.len() < Self::DAMAGE_MAX {
+            self.damage.push(damage);
         } else {
-            false
-        };
-        if !searched {
-            stream::run(&services, &filter, query, visit, &mut report)?;
+            self.damage_left_out += 1;
         }
-        Ok(report)
+    }
+}
+
+/// How many lines match, by service and level.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Counts {
+    /// One entry per service asked for, sorted by name.
+    pub services: Vec<ServiceCounts>,
+    /// How the counting went. `matched` is the total.
+    pub report: QueryReport,
+}
+
+impl Counts {
+    /// Lines of all services and levels.
+    pub fn total(&self) -> u64 {
+        self.services.iter().map(ServiceCounts::total).sum()
     }
 
-    /// Counts the lines of the answer by service and level. Blocks that match as a whole are counted from
-    /// their index entries, without touching the text.
-    ///
-    /// # Errors
-    /// As [`Reader::run`].
-    pub fn count(&self, query: &Query) -> Result<(Counts, QueryReport), Error> {
-        let mut report = QueryReport::default();
-        let services = self.plan(query, &mut report)?;
-        let counts = count::run(&services, query, &mut report)?;
-        Ok((counts, report))
+    /// Lines of this level in all services.
+    pub fn level(&self, level: Level) -> u64 {
+        self.services.iter().map(|counts| counts.level(level)).sum()
+    }
+}
+
+/// How many lines of one service match, by level.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ServiceCounts {
+    /// The service.
+    pub service: String,
+    by_level: [u64; Level::COUNT],
+}
+
+impl ServiceCounts {
+    /// Lines of all levels.
+    pub fn total(&self) -> u64 {
+        self.by_level.iter().sum()
     }
 
-    /// Opens what the query needs of each service it names.
-    fn plan(
-        &self,
-        query: &Query,
-        report: &mut QueryReport,
-    ) -> Result<Vec<segment::Service>, Error> {
-        let names = match query.services.is_empty() {
-            true => self.services.clone(),
-            false => self.check_names(&query.services)?,
-        };
-        let mut services = Vec::with_capacity(names.len());
-        for name in names {
-            let dir = self.logs_dir.join(&name);
-            services.push(segment::Service::open(
-                name,
-                &dir,
-                query,
-                &mut report.damage,
-            )?);
-        }
-        Ok(services)
-    }
-
-    fn check_names(&self, wanted: &[String]) -> Result<Vec<String>, Error> {
-        let mut names = wanted.to_vec();
-        names.sort_unstable();
-        names.dedup();
-        for name in &names {
-            check_service_name(name).map_err(|error| Error::invalid(error.to_string()))?;
-            if self.services.binary_search(name).is_err() {
-                let known = match self.services.len() {
-                    0 => "there is none yet".to_owned(),
-                    1..=30 => format!("there are {}", self.services.join(", ")),
-                    count => format!("there are {count} others"),
-                };
-                let directory = self.logs_dir.display();
-                return Err(Error::invalid(format!(
-                    "no service {name:?} in {directory}: {known}"
-                )));
-            }
-        }
-        Ok(names)
+    /// Lines of this level.
+    pub fn level(&self, level: Level) -> u64 {
+        self.by_level[level as usize]
     }
 }

@@ -1,309 +1,256 @@
-//! The segments of a service that a query may have to look at, as runs of candidate text.
+//! One segment as a query sees it: its text as far as it is written, cut into blocks by its index,
+//! or by the text itself where no index can be believed.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::Query;
-use crate::error::{Damage, Error, ErrorKind};
-use crate::index::{IndexEntry, read_index};
-use crate::level::Level;
-use crate::name::{SegmentId, list_segments};
+use memchr::{memchr, memrchr};
 
-/// Candidate blocks that follow each other are read together up to this size.
-pub(super) const RUN_BYTES: u64 = 256 << 10;
+use super::QueryReport;
+use crate::block::{BLOCK_BYTES, BlockWriter};
+use crate::error::Damage;
+use crate::index::{Index, IndexEntry, read_index};
+use crate::name::SegmentId;
 
-/// A service and its segments, oldest first.
-pub(super) struct Service {
-    pub(super) name: String,
-    pub(super) segments: Vec<Segment>,
-}
+/// Text without an index, up to this much, is taken apart before the query runs, so that its times
+/// and levels are known as if it had one. The open segment always ends in such a piece, mostly
+/// smaller than a block.
+const INDEXED_HERE_BYTES: u64 = 1 << 20;
+/// A text without a line end for so long is no log text, and is not read into memory.
+const LINE_BYTES_MAX: u64 = 16 << 20;
+/// Line ends are looked for in pieces of this size.
+const PROBE_BYTES: u64 = 4 << 10;
 
-/// One segment as it stood when the query began.
-pub(super) struct Segment {
-    pub(super) id: SegmentId,
-    pub(super) path: PathBuf,
-    file: File,
-    /// Blocks of the index that may hold matches, in file order.
-    pub(super) blocks: Vec<IndexEntry>,
-    /// Text behind the index.
-    pub(super) rest: Option<Run>,
-}
-
-/// A stretch of whole lines in a segment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Run {
+/// Whole lines in a row.
+#[derive(Debug, Clone)]
+pub(super) struct Block {
     pub(super) offset: u64,
-    pub(super) length: u64,
-    /// The checksum, where the run is one block of the index.
-    pub(super) crc: Option<u32>,
+    pub(super) length_bytes: u64,
+    /// What is in it; `None` where nobody looked yet, so that it can be anything.
+    pub(super) entry: Option<IndexEntry>,
 }
 
-impl Service {
-    pub(super) fn open(
-        name: String,
-        dir: &Path,
-        query: &Query,
-        damage: &mut Vec<Damage>,
-    ) -> Result<Self, Error> {
-        let mut segments = Vec::new();
-        let ids = match list_segments(dir) {
-            Ok(ids) => ids,
-            // Removed while we were looking.
-            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error),
-        };
-        let last = ids.last().copied();
-        for id in ids {
-            // A segment holds nothing from before it was opened but what was in flight; the index is asked
-            // for the rest.
-            if let Some(segment) = Segment::open(dir, id, Some(id) == last, query, damage)? {
-                segments.push(segment);
-            }
-        }
-        Ok(Service { name, segments })
+impl Block {
+    pub(super) fn end(&self) -> u64 {
+        self.offset + self.length_bytes
     }
 }
 
+impl From<IndexEntry> for Block {
+    fn from(entry: IndexEntry) -> Self {
+        Block {
+            offset: entry.offset(),
+            length_bytes: entry.length_bytes(),
+            entry: Some(entry),
+        }
+    }
+}
+
+/// A segment, open for reading. Retention may delete the file meanwhile; we keep what we opened.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) id: SegmentId,
+    pub(super) path: PathBuf,
+    pub(super) file: File,
+    pub(super) blocks: Vec<Block>,
+}
+
 impl Segment {
-    /// `None` where retention has removed it meanwhile.
-    fn open(
-        dir: &Path,
+    /// Opens a segment and finds its blocks. `None`, and a word in the report, if it cannot be
+    /// read.
+    pub(super) fn open(
+        service_dir: &Path,
         id: SegmentId,
-        is_last: bool,
-        query: &Query,
-        damage: &mut Vec<Damage>,
-    ) -> Result<Option<Self>, Error> {
-        let path = id.log_path(dir);
-        let mut index = read_index(&id.index_path(dir), Some(id))?;
+        is_open: bool,
+        report: &mut QueryReport,
+    ) -> Option<Segment> {
+        let path = id.log_path(service_dir);
         let file = match File::open(&path) {
             Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io("open", &path, error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                report.deleted.push(path);
+                return None;
+            }
+            Err(error) => {
+                report.add_damage(unreadable(&path, 0, &error));
+                return None;
+            }
         };
-        let length = file
-            .metadata()
-            .map_err(|error| Error::io("stat", &path, error))?
-            .len();
-        damage.extend(index.damage.take());
-        let indexed = index.covered_bytes();
-        if !index.cut(length) {
-            damage.push(Damage {
-                path: id.index_path(dir),
-                offset: 0,
-                what: "text covered by the index",
-                expected: format!("at most {length} bytes"),
-                found: format!("{indexed} bytes"),
-            });
-        }
         let mut segment = Segment {
             id,
             path,
             file,
             blocks: Vec::new(),
-            rest: None,
         };
-        segment.drop_index_of_other_text(&mut index.entries, damage)?;
-        let covered = index.entries.last().map_or(0, IndexEntry::end);
-        if length > covered {
-            segment.rest =
-                segment.whole_lines(covered, length, is_last && !index.closed, damage)?;
+        if let Err(error) = segment.find_blocks(service_dir, is_open, report) {
+            report.add_damage(unreadable(&segment.path, 0, &error));
         }
-        index.entries.retain(|entry| may_match(entry, query));
-        segment.blocks = index.entries;
-        Ok(Some(segment))
+        Some(segment)
     }
 
-    /// An index whose last block is not what the text says belongs to another text: better none.
-    fn drop_index_of_other_text(
-        &self,
-        entries: &mut Vec<IndexEntry>,
-        damage: &mut Vec<Damage>,
-    ) -> Result<(), Error> {
-        let Some(last) = entries.last() else {
-            return Ok(());
-        };
-        let run = Run {
-            offset: last.offset(),
-            length: last.length_bytes(),
-            crc: Some(last.text_crc()),
-        };
-        let mut text = Vec::new();
-        self.read(run, &mut text)?;
-        if let Some(found) = self.checksum_damage(run, &text) {
-            damage.push(found);
-            entries.clear();
+    fn find_blocks(
+        &mut self,
+        service_dir: &Path,
+        is_open: bool,
+        report: &mut QueryReport,
+    ) -> io::Result<()> {
+        let index_path = self.id.index_path(service_dir);
+        // The index before the length: what it describes was written before it.
+        let mut index = read_index(&index_path, Some(self.id)).unwrap_or_else(|error| Index {
+            damage: Some(Damage {
+                path: index_path.clone(),
+                offset: 0,
+                what: "index",
+                expected: "a readable file".into(),
+                found: error.to_string(),
+            }),
+            ..Index::default()
+        });
+        let length = self.file.metadata()?.len();
+        index
+            .damage
+            .take()
+            .into_iter()
+            .for_each(|damage| report.add_damage(damage));
+        let described = index.covered_bytes();
+        if !index.cut(length) {
+            report.add_damage(Damage {
+                path: index_path.clone(),
+                offset: 0,
+                what: "length of the text by its index",
+                expected: length.to_string(),
+                found: described.to_string(),
+            });
         }
-        Ok(())
-    }
+        let mut covered = index.covered_bytes();
+        if covered > 0 && self.byte_at(covered - 1)? != b'\n' {
+            report.add_damage(Damage {
+                path: index_path,
+                offset: covered - 1,
+                what: "end of the last block by the index",
+                expected: "a line end in the text".into(),
+                found: "the middle of a line".into(),
+            });
+            index.entries.clear();
+            covered = 0;
+        }
+        self.blocks = index.entries.into_iter().map(Block::from).collect();
 
-    /// The text from `from` on up to its last newline. What follows is being written, or torn.
-    fn whole_lines(
-        &self,
-        from: u64,
-        length: u64,
-        may_be_in_flight: bool,
-        damage: &mut Vec<Damage>,
-    ) -> Result<Option<Run>, Error> {
-        let mut end = length;
-        let mut text = Vec::new();
-        while end > from {
-            let start = end.saturating_sub(64 << 10).max(from);
-            self.read(
-                Run {
-                    offset: start,
-                    length: end - start,
-                    crc: None,
-                },
-                &mut text,
-            )?;
-            if let Some(at) = memchr::memrchr(b'\n', &text) {
-                end = start + at as u64 + 1;
-                break;
-            }
-            end = start;
-        }
-        if end < length && !may_be_in_flight {
-            damage.push(Damage {
+        let end = self.last_line_end(covered, length)?;
+        if end < length && !is_open {
+            report.add_damage(Damage {
                 path: self.path.clone(),
                 offset: end,
-                what: "end of the segment",
-                expected: "a newline".into(),
-                found: format!("{} bytes of an unfinished line", length - end),
+                what: "last line",
+                expected: "a line end".into(),
+                found: format!("{} bytes without one", length - end),
             });
         }
-        Ok((end > from).then_some(Run {
-            offset: from,
-            length: end - from,
-            crc: None,
-        }))
+        if !is_open {
+            report.unindexed_bytes += end - covered;
+        }
+        if end - covered <= INDEXED_HERE_BYTES {
+            self.index_text(covered, end)
+        } else {
+            self.cut_text(covered, end, report)
+        }
     }
 
-    /// Reads a run. A file that has become shorter gives what is left.
-    pub(super) fn read(&self, run: Run, text: &mut Vec<u8>) -> Result<(), Error> {
-        text.resize(run.length as usize, 0);
-        let mut filled = 0;
-        while filled < text.len() {
-            let at = run.offset + filled as u64;
-            match self.file.read_at(&mut text[filled..], at) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::io("read", &self.path, error)),
-            }
+    /// Adds the blocks of `from..end`, with everything an index would say of them.
+    fn index_text(&mut self, from: u64, end: u64) -> io::Result<()> {
+        let mut text = vec![0; (end - from) as usize];
+        self.file.read_exact_at(&mut text, from)?;
+        let mut block = BlockWriter::at(from);
+        let mut start = 0;
+        for line_end in memchr::memchr_iter(b'\n', &text).map(|newline| newline + 1) {
+            block.account(&text, start, line_end);
+            start = line_end;
         }
-        text.truncate(filled);
+        block.finish(&text);
+        self.blocks
+            .extend(block.take_entries().into_iter().map(Block::from));
         Ok(())
     }
 
-    /// The damage, if a block's text is not what its index entry says.
-    pub(super) fn checksum_damage(&self, run: Run, text: &[u8]) -> Option<Damage> {
-        let expected = run.crc?;
-        let found = crc32c::crc32c(text);
-        (found != expected).then(|| Damage {
-            path: self.path.clone(),
-            offset: run.offset,
-            what: "checksum of the block",
-            expected: format!("{expected:08x}"),
-            found: format!("{found:08x}"),
-        })
+    /// Adds blocks of `from..end`, of which only the bounds are known.
+    fn cut_text(&mut self, from: u64, end: u64, report: &mut QueryReport) -> io::Result<()> {
+        let mut start = from;
+        while start < end {
+            let nominal = start + BLOCK_BYTES;
+            let block_end = if nominal < end {
+                self.line_end(nominal - 1, end)?
+            } else {
+                end
+            };
+            let mut cut = block_end;
+            if block_end - start > LINE_BYTES_MAX {
+                cut = self.last_line_end(start, nominal)?;
+                report.add_damage(Damage {
+                    path: self.path.clone(),
+                    offset: cut,
+                    what: "line",
+                    expected: format!("at most {LINE_BYTES_MAX} bytes"),
+                    found: format!("{} bytes", block_end - cut),
+                });
+            }
+            if cut > start {
+                self.blocks.push(Block {
+                    offset: start,
+                    length_bytes: cut - start,
+                    entry: None,
+                });
+            }
+            start = block_end;
+        }
+        Ok(())
     }
 
-    /// The candidate text as single blocks, each with its checksum. The rest is cut at its line ends.
-    pub(super) fn block_runs(&self) -> Result<Vec<Run>, Error> {
-        let of_block = |entry: &IndexEntry| Run {
-            offset: entry.offset(),
-            length: entry.length_bytes(),
-            crc: Some(entry.text_crc()),
-        };
-        let mut runs: Vec<Run> = self.blocks.iter().map(of_block).collect();
-        runs.extend(self.rest_runs()?);
-        Ok(runs)
+    /// Where the line ends that holds the byte at `from`, searching up to `end`.
+    fn line_end(&self, from: u64, end: u64) -> io::Result<u64> {
+        let mut piece = [0; PROBE_BYTES as usize];
+        let mut at = from;
+        while at < end {
+            let piece = &mut piece[..(end - at).min(PROBE_BYTES) as usize];
+            self.file.read_exact_at(piece, at)?;
+            if let Some(newline) = memchr(b'\n', piece) {
+                return Ok(at + newline as u64 + 1);
+            }
+            at += piece.len() as u64;
+        }
+        Ok(end)
     }
 
-    /// The candidate text in pieces as large as they can usefully be.
-    pub(super) fn large_runs(&self) -> Result<Vec<Run>, Error> {
-        let mut runs: Vec<Run> = Vec::new();
-        for entry in &self.blocks {
-            let (offset, length) = (entry.offset(), entry.length_bytes());
-            match runs.last_mut() {
-                Some(run)
-                    if run.offset + run.length == offset && run.length + length <= RUN_BYTES =>
-                {
-                    run.length += length;
-                }
-                _ => runs.push(Run {
-                    offset,
-                    length,
-                    crc: None,
-                }),
+    /// Where the last whole line of `from..end` ends; `from` if there is none.
+    fn last_line_end(&self, from: u64, end: u64) -> io::Result<u64> {
+        let mut piece = [0; PROBE_BYTES as usize];
+        let mut at = end;
+        while at > from {
+            let piece = &mut piece[..(at - from).min(PROBE_BYTES) as usize];
+            at -= piece.len() as u64;
+            self.file.read_exact_at(piece, at)?;
+            if let Some(newline) = memrchr(b'\n', piece) {
+                return Ok(at + newline as u64 + 1);
             }
         }
-        runs.extend(self.rest_runs()?);
-        Ok(runs)
+        Ok(from)
     }
 
-    fn rest_runs(&self) -> Result<Vec<Run>, Error> {
-        let Some(rest) = self.rest else {
-            return Ok(Vec::new());
-        };
-        let mut runs = Vec::new();
-        let (mut from, end) = (rest.offset, rest.offset + rest.length);
-        let mut text = Vec::new();
-        while end - from > RUN_BYTES {
-            let mut to = from + RUN_BYTES;
-            // The next line end; a line may be longer than a run.
-            loop {
-                self.read(
-                    Run {
-                        offset: to,
-                        length: (end - to).min(64 << 10),
-                        crc: None,
-                    },
-                    &mut text,
-                )?;
-                match memchr::memchr(b'\n', &text) {
-                    Some(at) => {
-                        to += at as u64 + 1;
-                        break;
-                    }
-                    None if text.is_empty() => break,
-                    None => to += text.len() as u64,
-                }
-            }
-            runs.push(Run {
-                offset: from,
-                length: to - from,
-                crc: None,
-            });
-            from = to;
-        }
-        if end > from {
-            runs.push(Run {
-                offset: from,
-                length: end - from,
-                crc: None,
-            });
-        }
-        Ok(runs)
+    fn byte_at(&self, offset: u64) -> io::Result<u8> {
+        let mut byte = [0];
+        self.file.read_exact_at(&mut byte, offset)?;
+        Ok(byte[0])
     }
 }
 
-/// Whether a block can hold a match. Never wrong when it says no.
-fn may_match(entry: &IndexEntry, query: &Query) -> bool {
-    let in_time = query
-        .since_ns
-        .is_none_or(|since| entry.time_max_ns() >= since)
-        && query
-            .until_ns
-            .is_none_or(|until| entry.time_min_ns() < until);
-    let has_level = Level::ALL
-        .into_iter()
-        .any(|level| query.levels.contains(level) && entry.level_count(level) > 0);
-    let has_source = query.sources.is_empty()
-        || query
-            .sources
-            .iter()
-            .any(|source| source.mask() & entry.source_mask() != 0);
-    in_time && has_level && has_source
+/// The operating system does not give the text at `offset`, or there is less of it than there was.
+pub(super) fn unreadable(path: &Path, offset: u64, error: &io::Error) -> Damage {
+    Damage {
+        path: path.to_owned(),
+        offset,
+        what: "text",
+        expected: "readable".into(),
+        found: error.to_string(),
+    }
 }

@@ -1,0 +1,326 @@
+//! A log directory, ready to be asked.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use super::filter::Filter;
+use super::merge::Merge;
+use super::plan::{Plan, SURVEYED_OPEN_MAX, Stream};
+use super::scan::{Keep, Scanner};
+use super::{Counts, Hit, Order, Query, QueryReport, ServiceCounts};
+use crate::error::Error;
+use crate::name::{CURRENT_LINK, SegmentId, check_service_name};
+
+/// Chunks of text are at most this large: larger ones fall out of the processor's cache between the
+/// read and the search, smaller ones pay for more system calls.
+const CHUNK_BYTES_MAX: u64 = 512 << 10;
+const CHUNK_BYTES_MIN: u64 = 64 << 10;
+/// The chunks of all services that are merged together.
+const MERGED_BYTES: u64 = 8 << 20;
+
+/// Something in a log directory that looks like ours and is not as ours are. It is not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ignored {
+    /// The file or directory.
+    pub path: PathBuf,
+    /// Why it is not read.
+    pub why: String,
+}
+
+/// A log directory, ready to be asked. It needs no daemon and holds no lock: the files may be
+/// written, rotated and deleted meanwhile.
+///
+/// ```
+/// use std::ops::ControlFlow;
+/// use millpond_logfile::{Level, LevelSet, Query, Reader};
+///
+/// # let logs = tempfile::tempdir()?;
+/// # std::fs::create_dir(logs.path().join("web"))?;
+/// # std::fs::write(
+/// #     logs.path().join("web/20261121T012953.000000000Z.log"),
+/// #     "2026-11-21T01:29:53.000000001Z INFO  rpc ready\n\
+/// #      2026-11-21T01:29:53.000000002Z ERROR rpc no route\n",
+/// # )?;
+/// let reader = Reader::open(logs.path())?;
+/// assert_eq!(reader.services(), ["web"]);
+///
+/// let errors = Query::new().service("web").levels(LevelSet::at_least(Level::Error));
+/// let mut messages = Vec::new();
+/// let report = reader.run(&errors, &mut |hit| {
+///     messages.push(hit.message.to_vec());
+///     ControlFlow::Continue(())
+/// })?;
+/// assert_eq!(messages, [b"no route"]);
+/// assert!(report.damage.is_empty());
+///
+/// assert_eq!(reader.count(&Query::new())?.level(Level::Info), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Reader {
+    logs_dir: PathBuf,
+    services: Vec<String>,
+    ignored: Vec<Ignored>,
+}
+
+/// How a search ended: the services that were asked for, and the stream of each.
+struct Outcome<'r> {
+    services: Vec<&'r str>,
+    streams: Vec<Stream>,
+    report: QueryReport,
+}
+
+impl Reader {
+    /// Lists the services of a log directory: those of its directories that hold segments.
+    ///
+    /// # Errors
+    /// The directory is not there or cannot be read.
+    pub fn open(logs_dir: &Path) -> Result<Self, Error> {
+        let failed = |error| Error::io("read the log directory", logs_dir, error);
+        let mut reader = Reader {
+            logs_dir: logs_dir.to_owned(),
+            services: Vec::new(),
+            ignored: Vec::new(),
+        };
+        for entry in fs::read_dir(logs_dir).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            if path.is_dir() {
+                reader.add_service(path);
+            }
+        }
+        reader.services.sort_unstable();
+        reader.ignored.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        Ok(reader)
+    }
+
+    fn add_service(&mut self, dir: PathBuf) {
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(error) => {
+                return self.ignored.push(Ignored {
+                    path: dir,
+                    why: error.to_string(),
+                });
+            }
+        };
+        let mut has_segments = false;
+        for entry in entries.flatten() {
+            let file_name = entry.file_name();
+            let Some(name) = file_name.to_str().filter(|name| name.ends_with(".log")) else {
+                continue;
+            };
+            if SegmentId::of_log_file(name).is_some() {
+                has_segments = true;
+            } else if name != CURRENT_LINK {
+                let why = "its name is not the id of a segment".to_owned();
+                self.ignored.push(Ignored {
+                    path: entry.path(),
+                    why,
+                });
+            }
+        }
+        let name = dir
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        match check_service_name(&name) {
+            Ok(()) if has_segments => self.services.push(name),
+            Err(error) if has_segments => {
+                self.ignored.push(Ignored {
+                    path: dir,
+                    why: error.to_string(),
+                });
+            }
+            _ => {}
+        }
+    }
+
+    /// The services, sorted by name.
+    pub fn services(&self) -> &[String] {
+        &self.services
+    }
+
+    /// What looked like ours and was left out.
+    pub fn ignored(&self) -> &[Ignored] {
+        &self.ignored
+    }
+
+    /// Hands every line that matches to `visit`, until that breaks off or the limit is reached.
+    ///
+    /// Lines of one service come in the order of its files (or the very reverse). Services are
+    /// merged by time; at the same time, by name. A line whose time is before that of the line in
+    /// front of it comes right after that line.
+    ///
+    /// Takes less than 64 MiB of memory for up to 200 services, whatever the length of the files.
+    /// Large searches run on several threads; `visit` is called on this one.
+    ///
+    /// # Errors
+    /// A service that is not there, or whose directory cannot be read. Files that are damaged,
+    /// unreadable or gone are no error: they are in the report, and everything else is in the
+    /// answer.
+    pub fn run(
+        &self,
+        query: &Query,
+        visit: &mut dyn FnMut(Hit<'_>) -> ControlFlow<()>,
+    ) -> Result<QueryReport, Error> {
+        Ok(self
+            .search(query, Keep::Lines, query.order, query.limit, visit)?
+            .report)
+    }
+
+    /// Counts the lines that match. Order and limit do not matter.
+    ///
+    /// Blocks that match as a whole are counted by the index, without touching their text: that is
+    /// all of them but the first and last, unless the query asks for sources, substrings or
+    /// regexes.
+    ///
+    /// # Errors
+    /// As for [`Reader::run`].
+    pub fn count(&self, query: &Query) -> Result<Counts, Error> {
+        let nobody = &mut |_: Hit<'_>| ControlFlow::Continue(());
+        let outcome = self.search(query, Keep::Tally, Order::Oldest, None, nobody)?;
+        let streams = outcome.services.into_iter().zip(outcome.streams);
+        let counts = streams.map(|(service, stream)| ServiceCounts {
+            service: service.to_owned(),
+            by_level: stream.tally,
+        });
+        let mut counts = Counts {
+            services: counts.collect(),
+            report: outcome.report,
+        };
+        counts.report.matched = counts.total();
+        Ok(counts)
+    }
+
+    fn search(
+        &self,
+        query: &Query,
+        keep: Keep,
+        order: Order,
+        limit: Option<u64>,
+        visit: &mut dyn FnMut(Hit<'_>) -> ControlFlow<()>,
+    ) -> Result<Outcome<'_>, Error> {
+        let mut services = self.select(query)?;
+        if order == Order::Newest {
+            services.reverse();
+        }
+        let share = MERGED_BYTES / (services.len() as u64).max(1);
+        let plan = Plan {
+            filter: Filter::new(query),
+            order,
+            keep,
+            chunk_bytes_max: share.clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX),
+        };
+        let mut report = QueryReport::default();
+        let mut streams = Vec::with_capacity(services.len());
+        for service in &services {
+            streams.push(Stream::new(self.logs_dir.join(service), &plan)?);
+        }
+        if streams.len() > 1 && keep == Keep::Lines {
+            let mut open_max = SURVEYED_OPEN_MAX;
+            for stream in &mut streams {
+                stream.survey(&plan, &mut open_max, &mut report);
+            }
+        }
+        let scanner = Scanner::new(plan.filter.clone(), order, keep, query.verify);
+        let merge = Merge {
+            plan: &plan,
+            services: services.clone(),
+            streams,
+            limit,
+            report,
+        };
+        let (streams, mut report) = merge.run(scanner, visit);
+        report
+            .damage
+            .sort_by(|a, b| (&a.path, a.offset).cmp(&(&b.path, b.offset)));
+        Ok(Outcome {
+            services,
+            streams,
+            report,
+        })
+    }
+
+    /// The services that are asked for, sorted by name.
+    fn select(&self, query: &Query) -> Result<Vec<&str>, Error> {
+        let known: Vec<&str> = self.services.iter().map(String::as_str).collect();
+        if query.services.is_empty() {
+            return Ok(known);
+        }
+        if let Some(unknown) = query
+            .services
+            .iter()
+            .find(|name| !known.contains(&name.as_str()))
+        {
+            let logs_dir = self.logs_dir.display();
+            let others = nearest(unknown, &known);
+            return Err(Error::invalid(format!(
+                "no service {unknown:?} in {logs_dir}: {others}"
+            )));
+        }
+        let wanted = |name: &&str| query.services.iter().any(|service| service == name);
+        Ok(known.into_iter().filter(wanted).collect())
+    }
+}
+
+/// A few of the names that are there, the most alike first.
+fn nearest(name: &str, known: &[&str]) -> String {
+    const SHOWN_MAX: usize = 3;
+    let mut names = known.to_vec();
+    names.sort_by_cached_key(|known| distance(name, known));
+    match names.as_slice() {
+        [] => "there are no services".to_owned(),
+        [only] => format!("the only one is {only:?}"),
+        names => {
+            let shown: Vec<String> = names
+                .iter()
+                .take(SHOWN_MAX)
+                .map(|name| format!("{name:?}"))
+                .collect();
+            format!("the nearest of {} are {}", names.len(), shown.join(", "))
+        }
+    }
+}
+
+/// How many bytes have to be put in, taken out, changed or swapped with the next to make one name
+/// of the other.
+fn distance(from: &str, to: &str) -> usize {
+    let (from, to) = (from.as_bytes(), to.as_bytes());
+    // cost[i][j]: from the first i bytes of one to the first j of the other.
+    let mut cost = vec![vec![0; to.len() + 1]; from.len() + 1];
+    for i in 0..=from.len() {
+        for j in 0..=to.len() {
+            if i == 0 || j == 0 {
+                cost[i][j] = i + j;
+                continue;
+            }
+            let is_changed = usize::from(from[i - 1] != to[j - 1]);
+            let one_off = cost[i - 1][j].min(cost[i][j - 1]) + 1;
+            cost[i][j] = one_off.min(cost[i - 1][j - 1] + is_changed);
+            if i > 1 && j > 1 && from[i - 2..i] == [to[j - 1], to[j - 2]] {
+                cost[i][j] = cost[i][j].min(cost[i - 2][j - 2] + 1);
+            }
+        }
+    }
+    cost[from.len()][to.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distance_counts_the_edits() {
+        for (from, to, edits) in [
+            ("", "", 0),
+            ("web", "web", 0),
+            ("wbe", "web", 1),
+            ("we", "web", 1),
+            ("", "ab", 2),
+        ] {
+            assert_eq!(distance(from, to), edits, "{from} {to}");
+            assert_eq!(distance(to, from), edits, "{to} {from}");
+        }
+    }
+}
