@@ -10,7 +10,9 @@
 //! value the old line has *at that count*, and makes the sequence even. A reader whose sequence did not
 //! change read the counter before that, so its stamp is not above the start of the new line. The real
 //! clock's steps forward (above 10 ms) are followed at once; what it steps back is made up by running up
-//! to 5 % slower.
+//! to 5 % slower. A reader does not wait for ever for a writer that sleeps in the middle: it goes on with the
+//! line before, and may then be ahead of others by the slew times the sleep. Within a lane, and within one
+//! [`Clock`], time never goes back all the same.
 
 use std::cell::Cell;
 use std::fmt;
@@ -137,6 +139,8 @@ pub struct Clock {
     uses_tsc: bool,
     /// The last line found at rest, and its sequence: saves the copy, and bridges a writer that died.
     known: Cell<(u64, Line)>,
+    /// The last reading: one clock never steps back, whatever becomes of the page.
+    last_ns: Cell<u64>,
 }
 
 impl fmt::Debug for Clock {
@@ -156,6 +160,7 @@ impl Clock {
             page,
             uses_tsc,
             known,
+            last_ns: Cell::new(0),
         }
     }
 
@@ -174,14 +179,16 @@ impl Clock {
     /// is never older than an event that its process has seen.
     #[inline(always)]
     pub fn now_ns(&self) -> u64 {
-        if self.uses_tsc {
+        let now_ns = if self.uses_tsc {
             self.tsc_ns(read_counter())
         } else {
             realtime_ns()
-        }
+        };
+        self.last_ns.set(self.last_ns.get().max(now_ns));
+        self.last_ns.get()
     }
 
-    /// The stamp of a record: as [`Clock::now_ns`], but the counter is read without waiting for earlier
+    /// The stamp of a record, which its lane keeps from going back. As [`Clock::now_ns`], but the counter is read without waiting for earlier
     /// loads (half the cost). That is enough, because whoever reads events through this crate passes a
     /// load fence before it gets to publish anything: see [`load_fence`] in `drain`.
     #[inline(always)]
