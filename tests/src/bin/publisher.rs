@@ -92,7 +92,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mut said = Instant::now();
     println!("committed 0");
     while payloads.sequence < count {
-        if payloads.sequence % 64 == 0 || batch > 0 {
+        if payloads.sequence.is_multiple_of(64) || batch > 0 {
             // ORDERING: Relaxed; as above.
             let over = end.is_some_and(|end| Instant::now() >= end);
             if over || stop.load(Ordering::Relaxed) {

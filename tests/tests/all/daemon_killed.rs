@@ -47,14 +47,23 @@ fn every_event_is_there_once(backend: &str, most_millis: u64) {
     eprintln!("{backend}: {kills} kills, {total} events, each once");
 }
 
+/// The kills spread over the length of the run.
+fn spread_millis() -> u64 {
+    let (seconds, kills) = (
+        setting("MILLPOND_TEST_SECONDS", 0),
+        setting("MILLPOND_TEST_KILLS", 5),
+    );
+    (2000 * seconds / kills.max(1)).max(250)
+}
+
 #[test]
 fn killed_daemon_loses_and_doubles_nothing_auto() {
-    every_event_is_there_once("auto", 250);
+    every_event_is_there_once("auto", spread_millis());
 }
 
 #[test]
 fn killed_daemon_loses_and_doubles_nothing_pwrite() {
-    every_event_is_there_once("pwrite", 250);
+    every_event_is_there_once("pwrite", spread_millis());
 }
 
 /// Most kills hit the first groups of a service: its first segment, not yet committed.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use millpond_tests::setting;
+use millpond_tests::{Random, setting};
 
 use crate::support::{Found, GapLine, Place, Published, Runs, assert_identity, source};
 
@@ -48,6 +48,63 @@ fn assert_gaps_tell_it(label: &str, gaps: &[GapLine], missing: &[(u64, u64)]) {
         assert_eq!(told, gap.count, "{label}: {gap:?}");
     }
     assert_eq!(runs.last(), None, "{label}: missing and in no gap line");
+}
+
+/// The daemon is killed meanwhile: numbers and gaps still cover each other, though the causes that a new
+/// daemon tells are those counted since the lane was made.
+fn losses_add_up_over_kills(backend: &str) {
+    let place = Place::new("kills and drops", "drop");
+    let mut random = Random::seeded();
+    let mut daemon = place.daemon(backend, &[]);
+    let mut publishers = place.four_publishers(&["size=100", "oversize_every=1009"]);
+    for _ in 0..setting("MILLPOND_TEST_KILLS", 5) {
+        std::thread::sleep(random.millis(120));
+        daemon.kill();
+        daemon = place.daemon(backend, &[]);
+    }
+    publishers
+        .iter_mut()
+        .for_each(|publisher| publisher.let_go());
+    let outcomes: BTreeMap<String, Published> = publishers
+        .into_iter()
+        .enumerate()
+        .map(|(index, publisher)| (format!("p{index}"), Published::of(publisher.end())))
+        .collect();
+    let stats = place.settled();
+    daemon.stop();
+    let mut found = Found::read(&place.logs());
+    found.assert_orderly();
+    for (label, outcome) in &outcomes {
+        let source = source(&stats, label);
+        assert_identity(source);
+        let dropped = source.dropped;
+        assert_eq!(
+            (
+                source.published,
+                dropped.full,
+                dropped.too_long,
+                dropped.other
+            ),
+            (outcome.published, outcome.full, outcome.too_long, 0),
+            "{label}"
+        );
+        let present = &found.sequences[label];
+        assert_eq!(present.count(), source.written, "{label}");
+        let mut gaps = found.gaps.remove(label).unwrap_or_default();
+        // Before a new daemon has seen a record of a lane, its gaps go to a service of their own.
+        gaps.sort_by_key(|gap| gap.first);
+        assert_gaps_tell_it(label, &gaps, &missing(present, outcome.published));
+    }
+}
+
+#[test]
+fn losses_add_up_over_kills_auto() {
+    losses_add_up_over_kills("auto");
+}
+
+#[test]
+fn losses_add_up_over_kills_pwrite() {
+    losses_add_up_over_kills("pwrite");
 }
 
 fn losses_add_up(backend: &str) {

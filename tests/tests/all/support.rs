@@ -17,7 +17,7 @@ use millpond_tests::{Watchdog, options, setting};
 static TURN: Mutex<()> = Mutex::new(());
 static BUSES: AtomicU32 = AtomicU32::new(0);
 
-/// A bus and a log directory of one test. Fields go in this order: processes are ended before.
+/// A bus and a log directory of one test, removed at its end. Processes are declared after it, so they end first.
 pub(crate) struct Place {
     pub(crate) bus: Bus,
     pub(crate) name: String,
