@@ -152,7 +152,7 @@ pub enum Sleep {
 }
 
 /// Lane positions and counters drained so far, to be committed later.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Mark {
     lanes: Vec<(usize, LaneCommit)>,
 }

@@ -416,6 +416,7 @@ impl Daemon {
             return false;
         }
         self.gaps.write(&mut self.sink, now_ns);
+        self.commit_new_services();
         let durable = self.flush == Some(Guarantee::Durable);
         self.sink.submit(now_ns, durable);
         let mark = self.drain.mark(Scope::Persisted);
@@ -424,6 +425,14 @@ impl Daemon {
             self.flush = None;
         }
         true
+    }
+
+    /// A service is committed as it is before its first write: a crash in that write is then undone.
+    fn commit_new_services(&mut self) {
+        let new = self.sink.take_new_services();
+        if !new.is_empty() {
+            self.drain.commit(Mark::default(), &new, false);
+        }
     }
 
     /// How to wait when there was nothing to do.
@@ -485,6 +494,7 @@ impl Daemon {
         self.reap();
         let now_ns = self.drain.clock().now_ns();
         self.gaps.write(&mut self.sink, now_ns);
+        self.commit_new_services();
         self.marks.push_back(self.drain.mark(Scope::Persisted));
         let trouble = self
             .sink

@@ -19,7 +19,8 @@ struct LaneGaps {
     count: u64,
     first: u64,
     last: u64,
-    /// The publisher's counters, now and at the last line.
+    /// The publisher's counters now, and what of them the lines so far have told. The counters may be ahead
+    /// of the numbers we have missed: what they have too much is told by a later line.
     dropped: [u64; 3],
     told: [u64; 3],
 }
@@ -87,7 +88,6 @@ impl Gaps {
                 &self.source,
                 message.as_bytes(),
             );
-            lane.told = lane.dropped;
             lane.count = 0;
         }
         // Lanes of the past are not remembered for ever.
@@ -99,7 +99,7 @@ impl Gaps {
 
 impl LaneGaps {
     /// `gap source=LABEL lane=EPOCH count=N cause=CAUSE:N,.. first=SEQUENCE last=SEQUENCE`
-    fn message(&self, epoch: u64) -> String {
+    fn message(&mut self, epoch: u64) -> String {
         let label = Source::new(&self.label);
         let label = String::from_utf8_lossy(label.token());
         let mut causes = Vec::new();
@@ -110,6 +110,7 @@ impl LaneGaps {
                 .min(left);
             if count > 0 {
                 causes.push(format!("{cause}:{count}"));
+                self.told[index] += count;
                 left -= count;
             }
         }

@@ -82,8 +82,6 @@ impl OpenedDirectory {
     ) -> Result<(), Error> {
         let dir = logs_dir.join(&name);
         let mut segments = list_segments(&dir)?;
-        let commit =
-            commit.filter(|commit| segments.contains(&SegmentId::from_ns(commit.segment_id)));
         if let Some(commit) = commit {
             // Segments begun after the commit hold nothing that is true: it will be drained again.
             let open = SegmentId::from_ns(commit.segment_id);
@@ -91,6 +89,11 @@ impl OpenedDirectory {
                 self.drop_uncommitted(&dir, &name, *id)?;
             }
             segments.retain(|&id| id <= open);
+        }
+        if let Some(commit) = commit
+            && segments.last() != Some(&SegmentId::from_ns(commit.segment_id))
+        {
+            return self.open_next(&dir, commit, &segments, now_ns);
         }
         let Some((&open, closed)) = segments.split_last() else {
             return Ok(());
@@ -139,6 +142,29 @@ impl OpenedDirectory {
             ..base
         };
         self.services.push((commit, recovered.block));
+        Ok(())
+    }
+
+    /// The committed segment is not there: not begun, or trimmed since. What is there is closed.
+    fn open_next(
+        &mut self,
+        dir: &Path,
+        commit: &ServiceCommit,
+        closed: &[SegmentId],
+        now_ns: u64,
+    ) -> Result<(), Error> {
+        for &id in closed {
+            close_properly(dir, id)?;
+            self.catalog
+                .set(&commit.name, id, length_of(&id.log_path(dir))?);
+        }
+        let mut next = commit.clone();
+        if commit.length_bytes > 0 {
+            next.segment_id = now_ns.max(commit.segment_id + 1);
+            next.length_bytes = 0;
+            next.segments += 1;
+        }
+        self.services.push((next, BlockWriter::new()));
         Ok(())
     }
 

@@ -63,6 +63,8 @@ pub struct Sink {
     services: Vec<Service>,
     ids: HashMap<String, ServiceId>,
     touched: Vec<ServiceId>,
+    /// Services before this one have been handed out by `take_new_services`.
+    announced: usize,
     filling_bytes: usize,
     filling_since_ns: Option<u64>,
     submitted: VecDeque<Submitted>,
@@ -116,6 +118,7 @@ impl Sink {
             services: Vec::new(),
             ids: HashMap::new(),
             touched: Vec::new(),
+            announced: 0,
             filling_bytes: 0,
             filling_since_ns: None,
             submitted: VecDeque::new(),
@@ -168,6 +171,15 @@ impl Sink {
             ..ServiceCommit::default()
         };
         Ok(self.add_service(commit, BlockWriter::new()))
+    }
+
+    /// The services that are new since the last call, those found in the directory included, as they were
+    /// before anything is written to them. Whoever keeps the commit point must commit these before the next
+    /// [`Sink::submit`]: else what a crash leaves of their first group looks like text of an earlier owner.
+    pub fn take_new_services(&mut self) -> Vec<ServiceCommit> {
+        let new = &self.services[self.announced..];
+        self.announced = self.services.len();
+        new.iter().map(|service| service.commit.clone()).collect()
     }
 
     /// Appends a line to the group that is being filled. Ask [`Sink::has_room`] first.
