@@ -83,7 +83,7 @@ impl Line {
     fn at(&self, tsc: u64) -> u64 {
         let elapsed = u128::from(tsc.wrapping_sub(self.tsc_base));
         self.ns_base
-            .wrapping_add((elapsed * u128::from(self.rate_in_force) >> 32) as u64)
+            .wrapping_add(((elapsed * u128::from(self.rate_in_force)) >> 32) as u64)
     }
 }
 

@@ -197,7 +197,9 @@ impl Control {
             // ORDERING: Acquire fence (seqlock); the copies above come before the second look.
             fence(Ordering::Acquire);
             // ORDERING: Relaxed; ordered by the fence.
-            if before % 2 == 0 && self.consumer.rules_sequence.load(Ordering::Relaxed) == before {
+            if before.is_multiple_of(2)
+                && self.consumer.rules_sequence.load(Ordering::Relaxed) == before
+            {
                 return decode_rules(&self.bus, &entries);
             }
             std::thread::yield_now();
@@ -234,7 +236,9 @@ impl Control {
             // ORDERING: Acquire fence (seqlock).
             fence(Ordering::Acquire);
             // ORDERING: Relaxed; ordered by the fence.
-            if before % 2 == 0 && self.consumer.text_sequence.load(Ordering::Relaxed) == before {
+            if before.is_multiple_of(2)
+                && self.consumer.text_sequence.load(Ordering::Relaxed) == before
+            {
                 break;
             }
         }

@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use millpond_logfile::{
-    Level, LevelSet, Order, Query, Reader, SourcePattern, list_segments, list_services, read_index,
-    rebuild_index, verify_segment,
+    Level, LevelSet, Order, Query, Reader, list_segments, list_services, read_index, rebuild_index,
+    verify_segment,
 };
 use millpond_tests::{Random, setting};
 
@@ -44,40 +44,23 @@ fn assert_small(found: &Found) {
     );
 }
 
-fn queries(label: &str) -> Vec<Query> {
-    let all = Query::default();
+/// Queries, each with whether it asks for everything that matches.
+fn queries(label: &str) -> Vec<(Query, bool)> {
+    let warnings = LevelSet::of(&[Level::Warn]);
     vec![
-        all.clone(),
-        Query {
-            levels: LevelSet::at_least(Level::Error),
-            ..all.clone()
-        },
-        Query {
-            levels: LevelSet::only(Level::Warn),
-            services: vec!["web1".into()],
-            ..all.clone()
-        },
-        Query {
-            order: Order::NewestFirst,
-            limit: Some(200),
-            services: vec!["web0".into()],
-            ..all.clone()
-        },
-        Query {
-            sources: vec![SourcePattern::new(label)],
-            limit: Some(1000),
-            ..all.clone()
-        },
-        Query {
-            sources: vec![SourcePattern::new("p*")],
-            order: Order::NewestFirst,
-            limit: Some(999),
-            ..all.clone()
-        },
-        Query {
-            substrings: vec![b"9999 x".to_vec()],
-            ..all
-        },
+        (Query::new(), true),
+        (Query::new().levels(LevelSet::at_least(Level::Error)), true),
+        (Query::new().levels(warnings).service("web1"), true),
+        (
+            Query::new().order(Order::Newest).limit(200).service("web0"),
+            false,
+        ),
+        (Query::new().source(label).limit(1000), false),
+        (
+            Query::new().source("p*").order(Order::Newest).limit(999),
+            false,
+        ),
+        (Query::new().contains("9999 x"), true),
     ]
 }
 
@@ -88,20 +71,19 @@ fn answers(logs: &Path, label: &str) -> Vec<(Vec<Vec<u8>>, u64)> {
     // A time range from the middle of what is there.
     let mut times = Vec::new();
     reader
-        .run(&Query::default(), &mut |hit| {
+        .run(&Query::new(), &mut |hit| {
             times.push(hit.time_ns);
             ControlFlow::Continue(())
         })
         .expect("query");
-    queries.push(Query {
-        since_ns: Some(times[times.len() / 4]),
-        until_ns: Some(times[times.len() / 2]),
-        levels: LevelSet::at_least(Level::Warn),
-        ..Query::default()
-    });
+    let middle = Query::new()
+        .since_ns(times[times.len() / 4])
+        .until_ns(times[times.len() / 2])
+        .levels(LevelSet::at_least(Level::Warn));
+    queries.push((middle, true));
     queries
         .iter()
-        .map(|query| {
+        .map(|(query, is_whole)| {
             let mut lines = Vec::new();
             let report = reader
                 .run(query, &mut |hit| {
@@ -110,8 +92,8 @@ fn answers(logs: &Path, label: &str) -> Vec<(Vec<Vec<u8>>, u64)> {
                 })
                 .expect("query");
             assert!(report.damage.is_empty(), "{:?}", report.damage);
-            let (counts, _) = reader.count(query).expect("count");
-            if query.limit.is_none() {
+            let counts = reader.count(query).expect("count");
+            if *is_whole {
                 assert_eq!(counts.total(), lines.len() as u64);
             }
             (lines, counts.total())
