@@ -1,7 +1,8 @@
 //! What a publish costs while the consumer drains, beside a bare ring in the same run.
 //!
 //! The bare ring is the floor: one writer, one reader, a length and 64 bytes a record, no stamp, no sequence,
-//! no statistics, no doorbell. Each pair of measurements is interleaved, figures are medians of the rounds.
+//! no statistics, no doorbell. Both rings have 4 MiB, the size of a log lane, and both readers let records
+//! gather between looks. Each pair of measurements is interleaved, figures are medians of the rounds.
 //!
 //! Run: `cargo bench -p millpond-benches --bench publish`
 
@@ -11,12 +12,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use millpond_benches::{Spread, is_tiny, machine, read_line, rounds, size, start_self};
-use millpond_bus::{Bus, BusOptions, Guarantee, Item, Level, Scope, Verdict};
+use millpond_bus::{Bus, BusOptions, Guarantee, Item, Level, Rule, RuleTable, Scope, Verdict};
 
 const PAYLOAD_BYTES: usize = 64;
 /// The reader lets a few records gather before it looks again; the same in both.
 const FEW: u64 = 64;
-const SPINS: u32 = 300;
+const SPINS: u32 = 2000;
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
@@ -30,11 +31,12 @@ fn main() {
         "{events} events of {PAYLOAD_BYTES} bytes; median (least to greatest) of {} rounds",
         rounds()
     );
-    let mut figures: [Vec<f64>; 7] = Default::default();
+    let mut figures: [Vec<f64>; 8] = Default::default();
     for _ in 0..rounds() {
-        figures[0].push(bare_ring(events, 1));
+        figures[0].push(bare_ring(events, 1, false));
+        figures[7].push(bare_ring(events, 1, true));
         figures[1].push(bus_threads(events, 1));
-        figures[2].push(bare_ring(events, 16));
+        figures[2].push(bare_ring(events, 16, false));
         figures[3].push(bus_threads(events, 16));
         figures[4].push(bus_processes(events, 1));
         figures[5].push(bus_processes(events, 16));
@@ -48,6 +50,7 @@ fn main() {
         "publish, one by one, processes",
         "batch of 16, processes",
         "batch of 64, processes",
+        "bare ring with stamp, threads",
     ];
     println!("{:34} {:>8}  {:22} {:>8}", "", "ns/event", "", "M/s");
     let spreads = figures.map(Spread::of);
@@ -57,6 +60,10 @@ fn main() {
     println!(
         "ratio publish / bare ring: {:.2}",
         spreads[1].median / spreads[0].median
+    );
+    println!(
+        "ratio publish / bare ring with stamp: {:.2}",
+        spreads[1].median / spreads[7].median
     );
     if is_tiny() {
         println!("(a tiny run: the figures mean nothing)");
@@ -75,10 +82,10 @@ struct BareRing {
 struct Line(AtomicU64);
 
 const RECORD_WORDS: u64 = 1 + PAYLOAD_BYTES as u64 / 8;
-const BARE_WORDS: u64 = 1 << 17;
+const BARE_WORDS: u64 = 1 << 19;
 
 /// ns per event, writer's side.
-fn bare_ring(events: u64, batch: u64) -> f64 {
+fn bare_ring(events: u64, batch: u64, stamped: bool) -> f64 {
     let ring = Arc::new(BareRing {
         tail: Line::default(),
         head: Line::default(),
@@ -97,7 +104,8 @@ fn bare_ring(events: u64, batch: u64) -> f64 {
             std::hint::spin_loop();
         }
         let at = |word: u64| &ring.words[((tail + word) % BARE_WORDS) as usize];
-        at(0).store(PAYLOAD_BYTES as u64, Ordering::Relaxed);
+        let stamp = if stamped { counter() } else { 0 };
+        at(0).store(PAYLOAD_BYTES as u64 ^ stamp << 32, Ordering::Relaxed);
         for (index, word) in payload.iter().enumerate() {
             at(1 + index as u64).store(*word, Ordering::Relaxed);
         }
@@ -110,6 +118,17 @@ fn bare_ring(events: u64, batch: u64) -> f64 {
     let elapsed = started.elapsed();
     reader.join().expect("the reader ends");
     elapsed.as_nanos() as f64 / events as f64
+}
+
+/// The processor's counter, as cheaply as it can be read.
+fn counter() -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: reads a register that every x86-64 has.
+    unsafe {
+        std::arch::x86_64::_rdtsc()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    0
 }
 
 fn bare_read(ring: &BareRing, events: u64) {
@@ -135,7 +154,16 @@ fn bare_read(ring: &BareRing, events: u64) {
 
 fn new_bus() -> Bus {
     let name = format!("bench-publish-{}", std::process::id());
-    Bus::attach(&name, &BusOptions::default()).expect("shared memory can be had")
+    let rule = Rule {
+        lane_bytes: 4 << 20,
+        ..Rule::new("data:*".parse().expect("a pattern"))
+    };
+    let rules = RuleTable::new(vec![rule]).expect("one good rule");
+    let options = BusOptions {
+        rules,
+        ..BusOptions::default()
+    };
+    Bus::attach(&name, &options).expect("shared memory can be had")
 }
 
 /// Publishes and returns ns per event.

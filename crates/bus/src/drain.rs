@@ -614,6 +614,14 @@ struct RunContext<'a> {
     records: &'a mut u64,
 }
 
+/// What one run took; kept in registers while it lasts.
+#[derive(Default)]
+struct Tally {
+    delivered: u64,
+    delivered_bytes: u64,
+    rejected: u64,
+}
+
 enum RunEnd {
     Empty,
     Later(u64),
@@ -647,6 +655,26 @@ impl DrainLane {
         context: &mut RunContext<'_>,
         visit: &mut impl FnMut(Item<'_>) -> Verdict,
     ) -> Result<RunEnd, Damage> {
+        let mut tally = Tally::default();
+        let end = self.run_and_tally(context, &mut tally, visit);
+        self.counts.delivered += tally.delivered;
+        self.counts.delivered_bytes += tally.delivered_bytes;
+        self.counts.rejected += tally.rejected;
+        if self.persisted {
+            self.counts.written += tally.delivered - tally.rejected;
+        }
+        self.dirty |= tally.delivered > 0;
+        *context.records += tally.delivered;
+        end
+    }
+
+    #[inline(always)]
+    fn run_and_tally(
+        &mut self,
+        context: &mut RunContext<'_>,
+        tally: &mut Tally,
+        visit: &mut impl FnMut(Item<'_>) -> Verdict,
+    ) -> Result<RunEnd, Damage> {
         loop {
             let Some(header) = self.reader.peek()? else {
                 return Ok(RunEnd::Empty);
@@ -666,6 +694,7 @@ impl DrainLane {
             }
             let bytes = &mut context.scratch[..length_bytes];
             self.reader.copy_payload(bytes);
+            let bytes = &*bytes;
             let damage = |what, found: u32| Damage {
                 position: self.reader.position(),
                 what,
@@ -676,7 +705,7 @@ impl DrainLane {
                 let id = header.name_id.get();
                 let text = known_name(context.names, context.control, id)
                     .ok_or_else(|| damage("name id", id))?;
-                (NameRef { id, text }, &*bytes)
+                (NameRef { id, text }, bytes)
             } else {
                 split_inline_name(bytes).ok_or_else(|| damage("inline name", 0))?
             };
@@ -693,14 +722,12 @@ impl DrainLane {
                 payload,
             };
             match visit(Item::Record(record)) {
-                Verdict::Keep => self.counts.written += u64::from(self.persisted),
-                Verdict::Reject => self.counts.rejected += 1,
+                Verdict::Keep => {}
+                Verdict::Reject => tally.rejected += 1,
                 Verdict::Stop => return Ok(RunEnd::Stopped),
             }
-            self.counts.delivered += 1;
-            self.counts.delivered_bytes += length_bytes as u64;
-            self.dirty = true;
-            *context.records += 1;
+            tally.delivered += 1;
+            tally.delivered_bytes += length_bytes as u64;
             self.reader.advance(&header);
         }
     }

@@ -46,16 +46,6 @@ impl RingMemory for LaneMemory {
     }
 
     #[inline(always)]
-    fn prefetch_read(&self, index: usize) {
-        self.ring.region().prefetch_read(DATA_OFFSET + index);
-    }
-
-    #[inline(always)]
-    fn prefetch_write(&self, index: usize) {
-        self.ring.region().prefetch_write(DATA_OFFSET + index);
-    }
-
-    #[inline(always)]
     fn copy_out(&self, index: usize, bytes: &mut [u8]) {
         self.ring.region().copy_out(DATA_OFFSET + index, bytes);
     }

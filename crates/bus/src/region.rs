@@ -114,32 +114,6 @@ impl Region {
         unsafe { std::ptr::copy_nonoverlapping(source, bytes.as_mut_ptr(), bytes.len()) };
     }
 
-    /// Asks the cache for the line at `offset`, to be read soon. Never faults.
-    #[inline(always)]
-    pub(crate) fn prefetch_read(&self, offset: usize) {
-        #[cfg(target_arch = "x86_64")]
-        if offset < self.length_bytes {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: `offset` lies inside the region, checked above.
-            let line = unsafe { self.base.as_ptr().add(offset) };
-            // SAFETY: a hint; it changes nothing that a program can see.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
-        }
-    }
-
-    /// As [`Region::prefetch_read`], for a line to be written soon.
-    #[inline(always)]
-    pub(crate) fn prefetch_write(&self, offset: usize) {
-        #[cfg(target_arch = "x86_64")]
-        if offset < self.length_bytes {
-            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-            // SAFETY: `offset` lies inside the region, checked above.
-            let line = unsafe { self.base.as_ptr().add(offset) };
-            // SAFETY: a hint; it changes nothing that a program can see.
-            unsafe { _mm_prefetch::<_MM_HINT_ET0>(line.cast()) };
-        }
-    }
-
     /// Copies a plain structure out.
     #[inline(always)]
     pub(crate) fn read<T: FromBytes + IntoBytes>(&self, offset: usize) -> T {

@@ -114,8 +114,6 @@ pub(crate) const KIND_EVENT: u8 = 1;
 /// eight bytes need to exist.
 pub(crate) const KIND_PADDING: u8 = 2;
 const PADDING_HEADER_BYTES: u64 = 8;
-/// How far ahead the other side's cache lines are asked for. Measured: they arrive in time from 512 on.
-const PREFETCH_BYTES: u64 = 512;
 /// A jump of the sequence beyond this is nonsense, not loss.
 const GAP_MAX: u64 = 1 << 48;
 
@@ -127,10 +125,6 @@ pub(crate) trait RingMemory {
     /// `index + bytes.len() <= capacity_bytes`, and both are multiples of 8 except the last copy of
     /// a payload.
     fn copy_in(&self, index: usize, bytes: &[u8]);
-    /// A hint that the bytes at `index` are read soon.
-    fn prefetch_read(&self, _index: usize) {}
-    /// A hint that the bytes at `index` are written soon.
-    fn prefetch_write(&self, _index: usize) {}
     /// As `copy_in`. What is copied may be torn by a hostile peer: look only at the copy.
     fn copy_out(&self, index: usize, bytes: &mut [u8]);
 }
@@ -212,10 +206,6 @@ impl<M: RingMemory> Writer<M> {
             return None;
         }
         let start_position = self.staged_position + padding;
-        self.memory
-            .prefetch_write(self.index(end_position + PREFETCH_BYTES));
-        self.memory
-            .prefetch_write(self.index(end_position + PREFETCH_BYTES + 64));
         if padding > 0 {
             self.write_padding(index, padding);
         }
@@ -393,9 +383,6 @@ impl<M: RingMemory> Reader<M> {
                 self.skip_padding(index, to_end, waiting)?;
                 continue;
             }
-            let ahead = (self.position + PREFETCH_BYTES) & (self.capacity_bytes - 1);
-            self.memory.prefetch_read(ahead as usize);
-            self.memory.prefetch_read(ahead as usize + 64);
             let mut header = RecordHeader::new_zeroed();
             self.memory.copy_out(index as usize, header.as_mut_bytes());
             if header.kind != KIND_EVENT {
