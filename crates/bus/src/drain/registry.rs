@@ -7,7 +7,7 @@ use super::{ConsumerNotice, Drain, DrainLane, clock, commit, line_value, object,
 use crate::commit::LaneCommit;
 use crate::control::Control;
 use crate::lane::{self, Lane};
-use crate::layout::{SourceSlot, SourceTotals, load_text, store_text};
+use crate::layout::{SOURCES_MAX, SourceSlot, SourceTotals, load_text, store_text};
 use crate::ring::{Reader, RingMemory};
 use crate::sync::atomic::{AtomicU64, Ordering};
 
@@ -339,10 +339,10 @@ fn fold_source(
 
 /// The slot of this source: its own, a free one, or the last one for all that came too late.
 fn find_source<'c>(control: &'c Control, label: &str, pattern: &str) -> &'c SourceSlot {
-    let (overflow, slots) = match control.sources.split_last() {
-        Some(split) => split,
-        None => unreachable!("SOURCES_MAX is a constant above zero"),
-    };
+    let (slots, overflow) = (
+        &control.sources[..SOURCES_MAX - 1],
+        &control.sources[SOURCES_MAX - 1],
+    );
     for slot in slots {
         // ORDERING: Relaxed; the consumer is the only writer.
         if slot.in_use.load(Ordering::Relaxed) == 0 {
