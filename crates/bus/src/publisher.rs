@@ -18,7 +18,7 @@ use crate::control::Control;
 use crate::doorbell;
 use crate::error::{Error, ErrorKind};
 use crate::lane::{self, Lane, LaneMemory};
-use crate::layout::{DATA_OFFSET, FLAG_INLINE_NAME};
+use crate::layout::DATA_OFFSET;
 use crate::level::Level;
 use crate::names::{self, INLINE_NAME_ID};
 use crate::object;
@@ -26,6 +26,10 @@ use crate::pattern::check_event_name;
 use crate::ring::{KIND_EVENT, RecordHeader, RingMemory, Slot, Writer};
 use crate::rule::{Class, Overflow, Rule, RuleTable};
 use crate::sync::atomic::Ordering;
+
+mod claim;
+
+pub use claim::{Claim, PublishBatch};
 
 /// A wait looks again at least this often, whatever became of its wake-up.
 const WAIT_SLICE: Duration = Duration::from_millis(500);
@@ -742,167 +746,4 @@ fn wait_slice(deadline: Option<Instant>) -> Option<Duration> {
     };
     let left = deadline.checked_duration_since(Instant::now())?;
     (!left.is_zero()).then_some(left.min(WAIT_SLICE))
-}
-
-/// Reserved room in a lane, written in pieces. See [`Publisher::claim`].
-///
-/// ```
-/// # use millpond_bus::{Bus, BusOptions, Level};
-/// # let bus = Bus::attach(&format!("doc-claim-{}", std::process::id()), &BusOptions::default())?;
-/// # let mut publisher = bus.publisher("indexer")?;
-/// let topic = publisher.topic("log:web")?;
-/// let mut claim = publisher.claim(topic, Level::Info, 64)?; // at most 64 bytes
-/// assert!(claim.append(b"GET "));
-/// assert!(claim.append(b"/index.html"));
-/// claim.commit(); // 15 bytes are published
-/// # drop(publisher);
-/// # bus.remove()?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-pub struct Claim<'p> {
-    publisher: &'p mut Publisher,
-    topic: Topic,
-    slot: Slot,
-    level: Level,
-    written_bytes: usize,
-    capacity_bytes: usize,
-}
-
-impl Claim<'_> {
-    /// Appends `bytes` to the payload; false, and nothing done, where they exceed what was claimed.
-    #[must_use]
-    #[inline]
-    pub fn append(&mut self, bytes: &[u8]) -> bool {
-        let fits = bytes.len() <= self.capacity_bytes - self.written_bytes;
-        if fits {
-            self.copy(bytes);
-        }
-        fits
-    }
-
-    /// `bytes` fit: the caller has checked or claimed for them.
-    fn copy(&mut self, bytes: &[u8]) {
-        let lane = &self.publisher.lanes[self.topic.lane as usize];
-        lane.writer
-            .write_payload(self.slot, self.written_bytes, bytes);
-        self.written_bytes += bytes.len();
-    }
-
-    /// Publishes what was appended and returns its sequence number.
-    #[inline]
-    pub fn commit(self) -> u64 {
-        let time_ns = self.publisher.clock.stamp_ns();
-        let flags = if self.topic.name_id == INLINE_NAME_ID {
-            FLAG_INLINE_NAME
-        } else {
-            0
-        };
-        let lane = &mut self.publisher.lanes[self.topic.lane as usize];
-        let slot = self.slot.cut(self.written_bytes);
-        let name_id = self.topic.name_id;
-        let sequence = lane.finish(
-            slot,
-            self.written_bytes,
-            time_ns,
-            self.level,
-            name_id,
-            flags,
-        );
-        lane.writer.commit();
-        self.publisher.after_commit(self.topic.lane);
-        sequence
-    }
-}
-
-/// Many events with one stamp and one commit. See [`Publisher::batch`].
-///
-/// When the lane fills up in the middle, what is staged is committed so that it can be drained, and the
-/// batch goes on as its rule says. Dropping the batch gives back what is not committed.
-pub struct PublishBatch<'p> {
-    publisher: &'p mut Publisher,
-    topic: Topic,
-    time_ns: u64,
-    staged: usize,
-}
-
-impl PublishBatch<'_> {
-    /// Adds one event.
-    ///
-    /// # Errors
-    /// This event is dropped and counted, the others of the batch are not touched.
-    #[inline]
-    pub fn push(&mut self, level: Level, payload: &[u8]) -> Result<(), PublishError> {
-        let lane = &mut self.publisher.lanes[self.topic.lane as usize];
-        let fits = payload.len() <= lane.payload_bytes_limit as usize;
-        if self.topic.name_id == INLINE_NAME_ID || !fits {
-            return self.push_alone(level, payload);
-        }
-        let Some(slot) = lane.writer.reserve(payload.len()) else {
-            return self.push_when_full(level, payload);
-        };
-        lane.writer.write_payload(slot, 0, payload);
-        lane.finish(
-            slot,
-            payload.len(),
-            self.time_ns,
-            level,
-            self.topic.name_id,
-            0,
-        );
-        self.staged += 1;
-        Ok(())
-    }
-
-    #[cold]
-    fn push_when_full(&mut self, level: Level, payload: &[u8]) -> Result<(), PublishError> {
-        self.commit_staged();
-        let slot = self.publisher.reserve(self.topic, payload.len())?;
-        self.time_ns = self.publisher.clock.stamp_ns();
-        let lane = &mut self.publisher.lanes[self.topic.lane as usize];
-        lane.writer.write_payload(slot, 0, payload);
-        lane.finish(
-            slot,
-            payload.len(),
-            self.time_ns,
-            level,
-            self.topic.name_id,
-            0,
-        );
-        self.staged += 1;
-        Ok(())
-    }
-
-    #[cold]
-    fn push_alone(&mut self, level: Level, payload: &[u8]) -> Result<(), PublishError> {
-        self.commit_staged();
-        self.publisher
-            .publish(self.topic, level, payload)
-            .map(|_| ())
-    }
-
-    fn commit_staged(&mut self) {
-        if self.staged > 0 {
-            self.publisher.lanes[self.topic.lane as usize]
-                .writer
-                .commit();
-            self.publisher.after_commit(self.topic.lane);
-            self.staged = 0;
-        }
-    }
-
-    /// Makes everything pushed readable.
-    #[inline]
-    pub fn commit(mut self) {
-        self.commit_staged();
-    }
-}
-
-impl Drop for PublishBatch<'_> {
-    fn drop(&mut self) {
-        if self.staged > 0 {
-            self.publisher.lanes[self.topic.lane as usize]
-                .writer
-                .abort();
-        }
-    }
 }
