@@ -2,7 +2,7 @@
 
 use crate::index::{EntryBuilder, IndexEntry};
 use crate::level::Level;
-use crate::line::{LineWriter, Source, parse_line, source_mask};
+use crate::line::{LineError, LineWriter, Source, parse_whole_line, source_mask};
 
 /// A block ends with the line that brings it to this many bytes. The rule looks at nothing but the text, so
 /// that an index made later from the text is the same to the bit.
@@ -27,6 +27,7 @@ pub const BLOCK_BYTES: u64 = 64 << 10;
 pub struct BlockWriter {
     lines: LineWriter,
     open: EntryBuilder,
+    /// Checksum of the open block, as far as it was folded.
     crc: u32,
     /// Where in the caller's buffer the bytes start that the checksum has not seen.
     unfolded_from: usize,
@@ -57,6 +58,8 @@ impl BlockWriter {
     }
 
     /// Appends one line to `out`. Allocates only when `out` or the list of closed blocks has to grow.
+    ///
+    /// A message is at most 64 MiB, so that a line stays below what the index takes for one.
     #[inline]
     pub fn append(
         &mut self,
@@ -75,22 +78,30 @@ impl BlockWriter {
         }
     }
 
-    /// Accounts a line that is in `out[start..end]` already, newline included.
-    pub(crate) fn account(&mut self, out: &[u8], start: usize, end: usize) {
-        match parse_line(&out[start..end]) {
+    /// Accounts a line that is in `out[start..end]` already, newline included. Returns what is wrong with it
+    /// if it is damaged.
+    pub(crate) fn account(&mut self, out: &[u8], start: usize, end: usize) -> Option<LineError> {
+        let length = end - start;
+        let damage = match parse_whole_line(&out[start..end]) {
             Ok(line) => {
-                self.open.add_line(
-                    end - start,
-                    line.time_ns,
-                    line.level,
-                    source_mask(line.source),
-                );
+                let mask = source_mask(line.source);
+                self.open.add_line(length, line.time_ns, line.level, mask);
+                None
             }
-            Err(_) => self.open.add_damaged_line(end - start),
-        }
+            Err(error) => {
+                self.open.add_damaged_line(length);
+                Some(error)
+            }
+        };
         if self.open.length_bytes >= BLOCK_BYTES {
             self.close(&out[..end]);
         }
+        damage
+    }
+
+    /// Where the open block begins.
+    pub(crate) fn open_offset(&self) -> u64 {
+        self.open.offset
     }
 
     #[cold]
@@ -102,7 +113,7 @@ impl BlockWriter {
         self.crc = 0;
     }
 
-    /// The buffer goes away: takes what the checksum has not seen. The next `append` may use another one.
+    /// The buffer goes away: takes what the checksum has not seen. The next `append` uses an empty one.
     pub fn fold(&mut self, out: &[u8]) {
         self.crc = crc32c::crc32c_append(self.crc, &out[self.unfolded_from..]);
         self.unfolded_from = 0;

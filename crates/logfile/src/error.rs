@@ -26,29 +26,40 @@ pub enum ErrorKind {
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
-    message: String,
-    source: Option<io::Error>,
+    cause: Cause,
+}
+
+#[derive(Debug)]
+enum Cause {
+    Io {
+        operation: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    Invalid(String),
 }
 
 impl Error {
-    pub(crate) fn io(operation: &str, path: &Path, source: io::Error) -> Self {
+    pub(crate) fn io(operation: &'static str, path: &Path, source: io::Error) -> Self {
         let kind = match source.kind() {
             io::ErrorKind::NotFound => ErrorKind::NotFound,
             _ => ErrorKind::Io,
         };
-        let message = format!("cannot {operation} {}", path.display());
+        let path = path.to_owned();
         Error {
             kind,
-            message,
-            source: Some(source),
+            cause: Cause::Io {
+                operation,
+                path,
+                source,
+            },
         }
     }
 
     pub(crate) fn invalid(message: String) -> Self {
         Error {
             kind: ErrorKind::InvalidInput,
-            message,
-            source: None,
+            cause: Cause::Invalid(message),
         }
     }
 
@@ -56,21 +67,43 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
+
+    /// What was tried, such as `open`; `None` where it did not come to that.
+    pub fn operation(&self) -> Option<&'static str> {
+        match &self.cause {
+            Cause::Io { operation, .. } => Some(operation),
+            Cause::Invalid(_) => None,
+        }
+    }
+
+    /// The file or directory that it was tried on.
+    pub fn path(&self) -> Option<&Path> {
+        match &self.cause {
+            Cause::Io { path, .. } => Some(path),
+            Cause::Invalid(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
-        match &self.source {
-            Some(source) => write!(f, ": {source}"),
-            None => Ok(()),
+        match &self.cause {
+            Cause::Io {
+                operation,
+                path,
+                source,
+            } => write!(f, "cannot {operation} {}: {source}", path.display()),
+            Cause::Invalid(message) => f.write_str(message),
         }
     }
 }
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_ref().map(|source| source as _)
+        match &self.cause {
+            Cause::Io { source, .. } => Some(source),
+            Cause::Invalid(_) => None,
+        }
     }
 }
 

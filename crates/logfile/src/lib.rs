@@ -41,14 +41,16 @@ pub use self::{
     level::Level,
     line::{LineError, LineWriter, ParsedLine, Source, escape, parse_line, unescape},
     name::{
-        CURRENT_LINK, SegmentId, ServiceNameError, check_service_name, list_segments, list_services,
+        CURRENT_LINK, SegmentId, SegmentIdError, ServiceNameError, check_service_name,
+        list_segments, list_services,
     },
     query::{
         Counts, Hit, Ignored, LevelSet, Order, Query, QueryReport, Reader, ServiceCounts,
         SourcePattern,
     },
     recover::{
-        RebuildReport, Recovered, VerifyReport, rebuild_index, recover_segment, verify_segment,
+        RebuildReport, Recovered, VerifyReport, inspect_segment, rebuild_index, recover_segment,
+        verify_segment,
     },
     time::{TIME_BYTES, format_time, parse_time},
 };

@@ -1,13 +1,27 @@
 //! One record, one line: time, level, source, message. Lossless, and safe to print on a terminal.
+//!
+//! ```text
+//! 2026-11-21T01:29:53.123456789Z INFO  pty:out listening on 0.0.0.0:8080
+//! 0                              31    37      then a space, the message, and a newline
+//! ```
+//!
+//! Writing a line is the hottest code of the consumer: the second is formatted once and kept, the
+//! source is escaped once per source, a clean message is found so without a branch per byte, and the
+//! buffer grows at most once per line.
 
 use std::fmt;
 
 use crate::level::Level;
-use crate::time::{TIME_BYTES, format_nanoseconds, format_second, parse_time};
+use crate::time::{NS_PER_SECOND, TIME_BYTES, format_nanoseconds, format_second, parse_time};
 
-const NS_PER_SECOND: u64 = 1_000_000_000;
-/// Where the source starts: after time, space, level, space.
-const SOURCE_OFFSET: usize = TIME_BYTES + 1 + 5 + 1;
+const LEVEL_OFFSET: usize = TIME_BYTES + 1;
+const SOURCE_OFFSET: usize = LEVEL_OFFSET + Level::TOKEN_BYTES + 1;
+/// A source that fits here, its space included, is copied with the columns before it: one copy of
+/// known size is cheaper than two of unknown size.
+const SHORT_SOURCE_BYTES: usize = 32;
+/// Messages are looked through in pieces of this size. Measured for 80 bytes: 32 takes 4.9 ns, 16 takes
+/// 8.1, the whole slice at once 8.7, eight bytes at a time in a `u64` 12.3.
+const CLEAN_CHUNK_BYTES: usize = 32;
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// A source token, escaped once and used for many lines.
@@ -21,6 +35,8 @@ const HEX: &[u8; 16] = b"0123456789abcdef";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
     token: Vec<u8>,
+    /// The token and the space behind it, filled up with spaces; not used where they do not fit.
+    short: [u8; SHORT_SOURCE_BYTES],
     mask: u64,
 }
 
@@ -38,8 +54,12 @@ impl Source {
         if token.is_empty() {
             token.push(b'-');
         }
+        let mut short = [b' '; SHORT_SOURCE_BYTES];
+        if let Some(place) = short.get_mut(..token.len()) {
+            place.copy_from_slice(&token);
+        }
         let mask = source_mask(&token);
-        Source { token, mask }
+        Source { token, short, mask }
     }
 
     /// The bytes that stand in a line.
@@ -101,14 +121,22 @@ impl LineWriter {
             self.second = second;
             self.text = format_second(second);
         }
-        let mut head = [b' '; SOURCE_OFFSET];
+        let mut head = [b' '; SOURCE_OFFSET + SHORT_SOURCE_BYTES];
         head[..20].copy_from_slice(&self.text);
-        head[20..30].copy_from_slice(&format_nanoseconds((time_ns % NS_PER_SECOND) as u32));
-        head[31..36].copy_from_slice(level.token().as_bytes());
-        out.reserve(SOURCE_OFFSET + source.token.len() + message.len() + 2);
+        head[20..TIME_BYTES].copy_from_slice(&format_nanoseconds((time_ns % NS_PER_SECOND) as u32));
+        head[LEVEL_OFFSET..SOURCE_OFFSET - 1].copy_from_slice(&level.token_bytes());
+        head[SOURCE_OFFSET..].copy_from_slice(&source.short);
+
+        out.reserve(head.len() + source.token.len() + message.len() + 2);
+        let start = out.len();
         out.extend_from_slice(&head);
-        out.extend_from_slice(&source.token);
-        out.push(b' ');
+        if source.token.len() < SHORT_SOURCE_BYTES {
+            out.truncate(start + SOURCE_OFFSET + source.token.len() + 1);
+        } else {
+            out.truncate(start + SOURCE_OFFSET);
+            out.extend_from_slice(&source.token);
+            out.push(b' ');
+        }
         escape(message, out);
         out.push(b'\n');
     }
@@ -131,44 +159,92 @@ pub fn escape(message: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Only ASCII that stands for itself. Without branches in the loop, so that it vectorises.
+/// Whether all of `message` is ASCII that stands for itself. No branches within a chunk, so that it
+/// becomes a handful of vector instructions; the last chunk overlaps the one before it.
 #[inline]
 fn is_clean(message: &[u8]) -> bool {
-    let odd = |byte: u8| {
-        (u8::from(byte < b' ') & u8::from(byte != b'\t'))
-            | u8::from(byte >= 0x7f)
-            | u8::from(byte == b'\\')
+    let (chunks, _) = message.as_chunks::<CLEAN_CHUNK_BYTES>();
+    let Some(last) = message.last_chunk::<CLEAN_CHUNK_BYTES>() else {
+        return odd_bytes(message) == 0;
     };
-    message.iter().fold(0, |found, &byte| found | odd(byte)) == 0
+    let odd = odd_bytes(last);
+    chunks.iter().fold(odd, |odd, chunk| odd | odd_bytes(chunk)) == 0
 }
 
-#[cold]
+/// Not 0 if `bytes` holds control bytes but tab, DEL, a backslash, or anything beyond ASCII (which is
+/// negative as `i8`).
+#[inline(always)]
+fn odd_bytes(bytes: &[u8]) -> u8 {
+    bytes.iter().fold(0, |odd, &byte| {
+        odd | (u8::from((byte as i8) < b' ' as i8) & u8::from(byte != b'\t'))
+            | u8::from(byte == 0x7f)
+            | u8::from(byte == b'\\')
+    })
+}
+
+/// Bytes of valid UTF-8 that need a second look.
+static NEEDS_LOOK: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        table[byte] = byte != b'\t' as usize;
+        byte += 1;
+    }
+    table[0x7f] = true;
+    table[b'\\' as usize] = true;
+    table[C1_LEAD as usize] = true;
+    table
+};
+/// First byte of the C1 controls U+0080 to U+009F in UTF-8, and of U+00A0 to U+00BF, which are text.
+const C1_LEAD: u8 = 0xc2;
+
+#[inline(never)]
 fn escape_odd(message: &[u8], out: &mut Vec<u8>) {
+    // Text of other alphabets comes this way too, and is valid as a whole: one fast check, one copy.
+    if let Ok(text) = std::str::from_utf8(message) {
+        return escape_text(text.as_bytes(), out);
+    }
     for chunk in message.utf8_chunks() {
-        let mut rest = chunk.valid();
-        while let Some(at) =
-            rest.find(|character: char| character == '\\' || must_escape(character))
-        {
-            out.extend_from_slice(&rest.as_bytes()[..at]);
-            let character = rest[at..].chars().next().unwrap_or('\\');
-            match character {
-                '\\' => out.extend_from_slice(b"\\\\"),
-                '\n' => out.extend_from_slice(b"\\n"),
-                '\r' => out.extend_from_slice(b"\\r"),
-                _ => {
-                    let bytes = &rest.as_bytes()[at..at + character.len_utf8()];
-                    bytes.iter().for_each(|&byte| push_hex(out, byte));
-                }
-            }
-            rest = &rest[at + character.len_utf8()..];
-        }
-        out.extend_from_slice(rest.as_bytes());
+        escape_text(chunk.valid().as_bytes(), out);
         chunk.invalid().iter().for_each(|&byte| push_hex(out, byte));
     }
 }
 
-fn must_escape(character: char) -> bool {
-    character.is_control() && character != '\t'
+/// `text` is valid UTF-8.
+fn escape_text(mut text: &[u8], out: &mut Vec<u8>) {
+    while let Some(at) = text.iter().position(|&byte| NEEDS_LOOK[usize::from(byte)]) {
+        out.extend_from_slice(&text[..at]);
+        let looked_at = match text[at..] {
+            [C1_LEAD, second @ 0x80..=0x9f, ..] => {
+                push_hex(out, C1_LEAD);
+                push_hex(out, second);
+                2
+            }
+            [C1_LEAD, second, ..] => {
+                out.extend_from_slice(&[C1_LEAD, second]);
+                2
+            }
+            [b'\\', ..] => {
+                out.extend_from_slice(b"\\\\");
+                1
+            }
+            [b'\n', ..] => {
+                out.extend_from_slice(b"\\n");
+                1
+            }
+            [b'\r', ..] => {
+                out.extend_from_slice(b"\\r");
+                1
+            }
+            [byte, ..] => {
+                push_hex(out, byte);
+                1
+            }
+            [] => 0,
+        };
+        text = &text[at + looked_at..];
+    }
+    out.extend_from_slice(text);
 }
 
 fn push_hex(out: &mut Vec<u8>, byte: u8) {
@@ -221,10 +297,10 @@ pub fn parse_line(line: &[u8]) -> Result<ParsedLine<'_>, LineError> {
     let time_ns = parse_time(&head[..TIME_BYTES]).ok_or(LineError {
         what: "it has no time",
     })?;
-    let level = Level::from_token(&head[31..36]).ok_or(LineError {
+    let level = Level::from_token(&head[LEVEL_OFFSET..SOURCE_OFFSET - 1]).ok_or(LineError {
         what: "it has no level",
     })?;
-    if head[30] != b' ' || head[36] != b' ' {
+    if head[LEVEL_OFFSET - 1] != b' ' || head[SOURCE_OFFSET - 1] != b' ' {
         return Err(LineError {
             what: "its columns are not apart",
         });
@@ -239,6 +315,26 @@ pub fn parse_line(line: &[u8]) -> Result<ParsedLine<'_>, LineError> {
         source: &rest[..space],
         message: &rest[space + 1..],
     })
+}
+
+/// As [`parse_line`], for a line that was read from a file: without its newline it is none.
+pub(crate) fn parse_whole_line(line: &[u8]) -> Result<ParsedLine<'_>, LineError> {
+    match line.last() {
+        Some(b'\n') => parse_line(line),
+        _ => Err(LineError {
+            what: "it has no end",
+        }),
+    }
+}
+
+/// Whether a line can have come from [`LineWriter`]: whole, of the format, and without anything that would
+/// have been escaped.
+pub(crate) fn is_written_line(line: &[u8]) -> bool {
+    let is_text = |line: &[u8]| {
+        std::str::from_utf8(line)
+            .is_ok_and(|line| !line.contains(|char: char| char.is_control() && char != '\t'))
+    };
+    parse_whole_line(line).is_ok() && line.strip_suffix(b"\n").is_some_and(is_text)
 }
 
 /// Appends the bytes that an escaped text stands for. What is no escape sequence is kept as it is.

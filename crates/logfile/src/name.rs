@@ -9,6 +9,8 @@ use crate::time::{format_time, parse_time};
 /// The link to the open segment, for `tail -F`.
 pub const CURRENT_LINK: &str = "current.log";
 const SERVICE_BYTES_MAX: usize = 64;
+/// Length of a segment id as text.
+const ID_BYTES: usize = 26;
 
 /// Why a text cannot name a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +69,7 @@ pub struct SegmentId(u64);
 
 impl SegmentId {
     /// The segment opened at this time.
-    pub fn from_ns(time_ns: u64) -> Self {
+    pub const fn from_ns(time_ns: u64) -> Self {
         SegmentId(time_ns)
     }
 
@@ -102,23 +104,42 @@ impl fmt::Display for SegmentId {
     }
 }
 
-impl std::str::FromStr for SegmentId {
-    type Err = ();
+/// A text that is no segment id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentIdError {
+    text: String,
+}
 
-    fn from_str(text: &str) -> Result<Self, ()> {
-        if text.len() != 26 || !text.is_ascii() {
-            return Err(());
-        }
-        let time = format!(
-            "{}-{}-{}:{}:{}",
-            &text[0..4],
-            &text[4..6],
-            &text[6..11],
-            &text[11..13],
-            &text[13..]
-        );
-        parse_time(time.as_bytes()).map(SegmentId).ok_or(())
+impl fmt::Display for SegmentIdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown: String = self.text.chars().take(80).collect();
+        write!(
+            f,
+            "{shown:?} is no segment id: they look like 20261121T012953.123456789Z"
+        )
     }
+}
+
+impl std::error::Error for SegmentIdError {}
+
+impl std::str::FromStr for SegmentId {
+    type Err = SegmentIdError;
+
+    fn from_str(text: &str) -> Result<Self, SegmentIdError> {
+        parse_id(text.as_bytes())
+            .map(SegmentId)
+            .ok_or_else(|| SegmentIdError { text: text.into() })
+    }
+}
+
+/// An id is a time without its `-` and `:`.
+fn parse_id(text: &[u8]) -> Option<u64> {
+    let text: &[u8; ID_BYTES] = text.try_into().ok()?;
+    let mut time = *b"....-..-..T..:..:............Z";
+    for (to, from) in [(0, 0..4), (5, 4..6), (8, 6..11), (14, 11..13), (17, 13..26)] {
+        time[to..to + from.len()].copy_from_slice(&text[from]);
+    }
+    parse_time(&time)
 }
 
 /// The services of a log directory, sorted by name. What is no service's directory is left out.
@@ -157,4 +178,82 @@ pub fn list_segments(service_dir: &Path) -> Result<Vec<SegmentId>, Error> {
     }
     segments.sort_unstable();
     Ok(segments)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_sort_by_time_as_text_and_as_numbers() {
+        let mut random: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mut ids: Vec<SegmentId> = (0..1000)
+            .map(|_| {
+                random = random
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                SegmentId::from_ns(random)
+            })
+            .collect();
+        ids.sort_unstable();
+        let texts: Vec<String> = ids.iter().map(SegmentId::to_string).collect();
+        assert!(texts.is_sorted());
+        assert!(
+            texts
+                .iter()
+                .zip(ids)
+                .all(|(text, id)| text.parse() == Ok(id))
+        );
+    }
+
+    #[test]
+    fn what_is_no_id_is_refused() {
+        for text in [
+            "",
+            "current",
+            "20261121T012953.123456789",
+            "20261121T012953.123456789Z2",
+            "20261121 012953.123456789Z",
+            "20261321T012953.123456789Z",
+            "20261121T012953.12345678\u{e9}",
+        ] {
+            assert!(text.parse::<SegmentId>().is_err(), "{text}");
+        }
+        assert_eq!(
+            SegmentId::of_log_file("20261121T012953.123456789Z.idx"),
+            None
+        );
+    }
+
+    #[test]
+    fn service_names_are_plain_directory_names() {
+        let longest = "x".repeat(SERVICE_BYTES_MAX);
+        for name in ["web", "a", "Web_1.eu-north", "-", "_", longest.as_str()] {
+            assert_eq!(check_service_name(name), Ok(()), "{name}");
+        }
+        let too_long = "x".repeat(300);
+        let bad = [
+            "",
+            ".",
+            "..",
+            ".hidden",
+            "a/b",
+            "a b",
+            "a\0",
+            "a\n",
+            "caf\u{e9}",
+            &too_long,
+        ];
+        for name in bad {
+            let error = check_service_name(name).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("({} bytes)", name.len())),
+                "{error}"
+            );
+            assert!(
+                error.len() < 300 && error.is_ascii() | name.contains('\u{e9}'),
+                "{error}"
+            );
+        }
+    }
 }

@@ -1,58 +1,76 @@
 //! Making a segment consistent after a crash, and its index from its text.
 //!
 //! The text is the truth. With a committed length (from shared memory, after `kill -9`) the text is cut
-//! there; without one (after a power cut) it is cut at the end of its last whole line. The index is cut to
-//! what the text bears out, then brought up to it.
+//! there; without one (after a power cut) it is cut behind its last whole line. The index is cut to what the
+//! text bears out, then brought up to it. `docs/formats/log.md` goes through the cases.
 
 use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use memchr::{memchr, memchr_iter, memrchr};
 use zerocopy::IntoBytes;
 
-use crate::block::BlockWriter;
+use crate::block::{BLOCK_BYTES, BlockWriter};
 use crate::error::{Damage, Error};
 use crate::index::{ENTRY_BYTES, HEADER_BYTES, Index, IndexEntry, IndexHeader, read_index};
-use crate::line::parse_line;
+use crate::line::is_written_line;
 use crate::name::SegmentId;
 
-/// Text is read in pieces of this size.
+/// Text is read in pieces of this size, or of the longest line.
 const READ_BYTES: usize = 1 << 20;
-/// Blocks at the end whose checksum is verified: what a power cut can have torn.
+/// A stretch without a line end is cut into damaged lines of this size.
+const LINE_BYTES_MAX: usize = 256 << 20;
+/// Checksums are verified from the end backwards until this many blocks in a row fit: what a power cut tears
+/// is near the end.
 const SUSPECT_BLOCKS: usize = 64;
+/// How much of the text that is cut is looked at for the reason.
+const CUT_PROBE_BYTES: u64 = 4 << 10;
 
-/// A segment made consistent, ready to be appended to.
+/// A segment as recovery leaves it, ready to be appended to.
 ///
-/// ```no_run
-/// use millpond_logfile::{SegmentId, recover_segment};
-/// let id: SegmentId = "20261121T012953.123456789Z".parse().expect("an id");
-/// let recovered = recover_segment("logs/web".as_ref(), id, None)?;
-/// if recovered.cut_bytes > 0 {
-///     eprintln!("{} bytes cut: {}", recovered.cut_bytes, recovered.why);
-/// }
-/// # Ok::<(), millpond_logfile::Error>(())
+/// ```
+/// use millpond_logfile::{BlockWriter, Level, SegmentId, Source, recover_segment};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let service_dir = dir.path();
+/// let id = SegmentId::from_ns(7);
+/// let mut text = Vec::new();
+/// BlockWriter::new().append(&mut text, 7, Level::Info, &Source::new("rpc"), b"listening");
+/// let whole_bytes = text.len() as u64;
+/// text.extend_from_slice(b"1970-01-01T00:00:00.00000"); // the power went here
+/// std::fs::write(id.log_path(service_dir), &text)?;
+///
+/// let recovered = recover_segment(service_dir, id, None)?;
+/// assert_eq!((recovered.length_bytes, recovered.cut_bytes), (whole_bytes, 25));
+/// assert_eq!(recovered.why, "its last line has no end");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
 pub struct Recovered {
-    /// Goes on where the segment ends; its closed blocks are in the index file already.
+    /// Goes on where the segment ends; its closed blocks are in `entries` already.
     pub block: BlockWriter,
-    /// Length of the text that was kept.
+    /// Length of the text that is kept.
     pub length_bytes: u64,
-    /// Entries in the index file.
-    pub entries: u64,
-    /// Bytes of text that were cut.
+    /// The index: full blocks only.
+    pub entries: Vec<IndexEntry>,
+    /// Bytes of text that are cut.
     pub cut_bytes: u64,
-    /// Why they were cut; empty when nothing was.
+    /// Why they are cut; empty when nothing is.
     pub why: String,
-    /// Text that is missing: the committed length was beyond the end of the file.
+    /// Text that is missing: the committed length is beyond the end of the file.
     pub missing_bytes: u64,
-    /// What was wrong with the index, if anything.
-    pub index_damage: Option<Damage>,
+    /// What was wrong with the index, and with the text that it covers. Repaired where that is possible.
+    pub damage: Vec<Damage>,
 }
 
-/// Recovers the open segment `id` in `service_dir`, repairing text and index on disk.
+/// Recovers the open segment `id` in `service_dir`: cuts its text and replaces its index.
 ///
-/// `committed_bytes` is the length that the commit point names; `None` where there is none.
+/// `committed_bytes` is the length that the commit point names; `None` where there is none. Reads what the
+/// index does not cover, and the last 4 MiB of what it does. Can be repeated: done twice, the second finds
+/// nothing to do.
 ///
 /// # Errors
 /// A file cannot be read, cut or written.
@@ -62,123 +80,225 @@ pub fn recover_segment(
     committed_bytes: Option<u64>,
 ) -> Result<Recovered, Error> {
     let path = id.log_path(service_dir);
-    let failed = |operation| {
-        let path = path.clone();
-        move |error| Error::io(operation, &path, error)
-    };
     let file = OpenOptions::new()
         .read(true)
         .write(true)
         .open(&path)
-        .map_err(failed("open"))?;
-    let found_bytes = file.metadata().map_err(failed("stat"))?.len();
+        .map_err(|error| Error::io("open", &path, error))?;
+    let recovered = examine(&file, service_dir, id, committed_bytes)?;
+    if recovered.cut_bytes > 0 {
+        file.set_len(recovered.length_bytes)
+            .map_err(|error| Error::io("cut", &path, error))?;
+    }
+    write_index(&id.index_path(service_dir), id, false, &recovered.entries)?;
+    Ok(recovered)
+}
+
+/// What [`recover_segment`] would do. Changes nothing.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn inspect_segment(
+    service_dir: &Path,
+    id: SegmentId,
+    committed_bytes: Option<u64>,
+) -> Result<Recovered, Error> {
+    let path = id.log_path(service_dir);
+    let file = File::open(&path).map_err(|error| Error::io("open", &path, error))?;
+    examine(&file, service_dir, id, committed_bytes)
+}
+
+fn examine(
+    file: &File,
+    service_dir: &Path,
+    id: SegmentId,
+    committed_bytes: Option<u64>,
+) -> Result<Recovered, Error> {
+    let (path, index_path) = (id.log_path(service_dir), id.index_path(service_dir));
+    let found_bytes = length_of(file, &path)?;
     let limit = committed_bytes.unwrap_or(found_bytes).min(found_bytes);
-    let index_path = id.index_path(service_dir);
     let mut index = read_index(&index_path, Some(id))?;
-    if !index.cut(limit) && committed_bytes.is_none() && index.damage.is_none() {
-        index.damage = Some(Damage {
-            path: index_path.clone(),
-            offset: HEADER_BYTES as u64,
-            what: "text covered by the index",
-            expected: format!("at most {limit} bytes"),
-            found: "more".into(),
-        });
-    }
-    if committed_bytes.is_none() {
-        drop_torn_blocks(&file, &path, &mut index)?;
-    }
+    let mut damage: Vec<Damage> = index.damage.take().into_iter().collect();
+    damage.extend(ahead_of_text(&index, &index_path, found_bytes));
+    index.cut(limit);
+    // Only the last block of a closed segment is not full. This one is open (again), and the block with it.
+    let full_blocks = index
+        .entries
+        .iter()
+        .take_while(|entry| entry.length_bytes() >= BLOCK_BYTES);
+    index.entries.truncate(full_blocks.count());
+    damage.extend(drop_torn_blocks(file, &path, &mut index)?);
+
     let covered = index.covered_bytes();
+    let is_all_there = committed_bytes.is_some_and(|committed| committed <= found_bytes);
+    let length_bytes = last_line_end(file, &path, covered..limit, is_all_there)?;
     let mut block = BlockWriter::at(covered);
-    let scanned = scan(&file, &path, covered, limit, &mut block)?;
-    let (kept, why) = match committed_bytes {
-        Some(_) if scanned.end == limit => (limit, "it was written and never committed"),
-        _ => (scanned.end, scanned.why),
-    };
-    let cut_bytes = found_bytes - kept;
-    if cut_bytes > 0 {
-        file.set_len(kept).map_err(failed("cut"))?;
-    }
+    for_each_piece(file, &path, covered..length_bytes, |_, text| {
+        for line in lines_of(text) {
+            block.account(text, line.start, line.end);
+        }
+        block.fold(text);
+    })?;
+
     let mut entries = index.entries;
     entries.append(&mut block.take_entries());
-    write_index(&index_path, id, false, &entries)?;
+    let why = if length_bytes == found_bytes {
+        String::new()
+    } else if is_all_there && length_bytes == limit {
+        "it was written and never committed".to_owned()
+    } else {
+        reason_to_cut(file, &path, length_bytes..limit)?.to_owned()
+    };
     Ok(Recovered {
         block,
-        length_bytes: kept,
-        entries: entries.len() as u64,
-        cut_bytes,
-        why: if cut_bytes > 0 {
-            why.to_owned()
-        } else {
-            String::new()
-        },
+        length_bytes,
+        entries,
+        cut_bytes: found_bytes - length_bytes,
+        why,
         missing_bytes: committed_bytes.map_or(0, |committed| committed.saturating_sub(found_bytes)),
-        index_damage: index.damage,
+        damage,
     })
 }
 
-/// Drops entries at the end whose text is not what they say: blocks of a file that a power cut tore.
-fn drop_torn_blocks(file: &File, path: &Path, index: &mut Index) -> Result<(), Error> {
-    let first = index.entries.len().saturating_sub(SUSPECT_BLOCKS);
+/// An index may end before its text. It must not go on behind it.
+fn ahead_of_text(index: &Index, index_path: &Path, text_bytes: u64) -> Option<Damage> {
+    let number = index
+        .entries
+        .partition_point(|entry| entry.end() <= text_bytes);
+    (number < index.entries.len()).then(|| Damage {
+        path: index_path.to_owned(),
+        offset: (HEADER_BYTES + number * ENTRY_BYTES) as u64,
+        what: "text covered by the index",
+        expected: format!("at most {text_bytes} bytes"),
+        found: format!("{} bytes", index.covered_bytes()),
+    })
+}
+
+/// Drops the entries from the first whose text is not what they say. Looks from the end backwards, until
+/// [`SUSPECT_BLOCKS`] in a row fit.
+fn drop_torn_blocks(file: &File, path: &Path, index: &mut Index) -> Result<Vec<Damage>, Error> {
+    let mut damage = Vec::new();
     let mut text = Vec::new();
-    for number in first..index.entries.len() {
-        let entry = &index.entries[number];
-        text.resize(entry.length_bytes() as usize, 0);
-        file.read_exact_at(&mut text, entry.offset())
-            .map_err(|error| Error::io("read", path, error))?;
-        if crc32c::crc32c(&text) != entry.text_crc() {
-            index.entries.truncate(number);
+    let mut fitting = 0;
+    for (number, entry) in index.entries.clone().iter().enumerate().rev() {
+        if fitting == SUSPECT_BLOCKS {
             break;
         }
+        text.resize(entry.length_bytes() as usize, 0);
+        read_at(file, path, &mut text, entry.offset())?;
+        let found = crc32c::crc32c(&text);
+        if found == entry.text_crc() {
+            fitting += 1;
+        } else {
+            fitting = 0;
+            index.entries.truncate(number);
+            damage.push(wrong_checksum(path, entry, found));
+        }
     }
-    Ok(())
+    damage.reverse();
+    Ok(damage)
 }
 
-/// How far a scan came, and what stopped it.
-struct Scanned {
-    end: u64,
-    why: &'static str,
+fn wrong_checksum(path: &Path, entry: &IndexEntry, found: u32) -> Damage {
+    Damage {
+        path: path.to_owned(),
+        offset: entry.offset(),
+        what: "checksum of the block",
+        expected: format!("{:08x}", entry.text_crc()),
+        found: format!("{found:08x}"),
+    }
 }
 
-/// Accounts the whole lines of `from..to` to `block`. Stops at a line with NUL bytes, which is what a torn
-/// file system leaves where data never arrived, and at a last line without its newline.
-fn scan(
+/// Where the last line of `range` ends that can have been written as it stands, or, with `any_line`, the last
+/// of whatever kind.
+fn last_line_end(
     file: &File,
     path: &Path,
-    from: u64,
-    to: u64,
-    block: &mut BlockWriter,
-) -> Result<Scanned, Error> {
-    let mut text = Vec::with_capacity(READ_BYTES);
-    let mut at = from;
-    while at < to {
-        let kept = text.len();
-        let wanted = (to - at).min(READ_BYTES as u64) as usize;
-        text.resize(kept + wanted, 0);
-        file.read_exact_at(&mut text[kept..], at)
-            .map_err(|error| Error::io("read", path, error))?;
-        at += wanted as u64;
-        let mut start = 0;
-        for end in memchr::memchr_iter(b'\n', &text).map(|newline| newline + 1) {
-            if memchr::memchr(0, &text[start..end]).is_some() {
-                return Ok(Scanned {
-                    end: block.length_bytes(),
-                    why: "it holds bytes that were never written",
-                });
+    range: Range<u64>,
+    any_line: bool,
+) -> Result<u64, Error> {
+    let mut last = range.start;
+    for_each_piece(file, path, range, |offset, text| {
+        let mut end = text.len();
+        while end > 0 {
+            let start = memrchr(b'\n', &text[..end - 1]).map_or(0, |newline| newline + 1);
+            if any_line || is_written_line(&text[start..end]) {
+                last = offset + end as u64;
+                break;
             }
-            block.account(&text, start, end);
-            start = end;
+            end = start;
         }
-        block.fold(&text[..start]);
-        text.drain(..start);
-    }
-    let why = "its last line has no end";
-    Ok(Scanned {
-        end: block.length_bytes(),
-        why,
+    })?;
+    Ok(last)
+}
+
+/// What is wrong with `cut`, from its end.
+fn reason_to_cut(file: &File, path: &Path, cut: Range<u64>) -> Result<&'static str, Error> {
+    let from = cut.start.max(cut.end.saturating_sub(CUT_PROBE_BYTES));
+    let mut text = vec![0; (cut.end - from) as usize];
+    read_at(file, path, &mut text, from)?;
+    Ok(if memchr(0, &text).is_some() {
+        "it ends in bytes that were never written"
+    } else if text.ends_with(b"\n") {
+        "it ends in text that is no log line"
+    } else {
+        "its last line has no end"
     })
 }
 
-/// Writes an index whole: under another name, then in place.
+/// Calls `visit` with the offset and the text of pieces of `range`, each made of whole lines. What follows the
+/// last line end is left out.
+fn for_each_piece(
+    file: &File,
+    path: &Path,
+    range: Range<u64>,
+    mut visit: impl FnMut(u64, &[u8]),
+) -> Result<(), Error> {
+    let mut offset = range.start;
+    let mut text = Vec::new();
+    loop {
+        let kept = text.len();
+        let unread = range.end - offset - kept as u64;
+        let wanted = unread.min(READ_BYTES.min(LINE_BYTES_MAX - kept) as u64) as usize;
+        if wanted == 0 {
+            return Ok(());
+        }
+        text.resize(kept + wanted, 0);
+        read_at(file, path, &mut text[kept..], offset + kept as u64)?;
+        let end = match memrchr(b'\n', &text[kept..]) {
+            Some(newline) => kept + newline + 1,
+            None if text.len() == LINE_BYTES_MAX => LINE_BYTES_MAX,
+            None => continue,
+        };
+        visit(offset, &text[..end]);
+        text.drain(..end);
+        offset += end as u64;
+    }
+}
+
+/// The lines of a piece, newlines included; a piece without one is a line.
+fn lines_of(text: &[u8]) -> impl Iterator<Item = Range<usize>> {
+    let cut = (text.last() != Some(&b'\n')).then_some(text.len());
+    let mut start = 0;
+    memchr_iter(b'\n', text)
+        .map(|newline| newline + 1)
+        .chain(cut)
+        .map(move |end| std::mem::replace(&mut start, end)..end)
+}
+
+fn length_of(file: &File, path: &Path) -> Result<u64, Error> {
+    let metadata = file
+        .metadata()
+        .map_err(|error| Error::io("stat", path, error))?;
+    Ok(metadata.len())
+}
+
+fn read_at(file: &File, path: &Path, text: &mut [u8], offset: u64) -> Result<(), Error> {
+    file.read_exact_at(text, offset)
+        .map_err(|error| Error::io("read", path, error))
+}
+
+/// Writes an index whole: under another name, then in place. Not synced, since it can be made again.
 fn write_index(
     path: &Path,
     id: SegmentId,
@@ -186,14 +306,32 @@ fn write_index(
     entries: &[IndexEntry],
 ) -> Result<(), Error> {
     let new = path.with_extension("idx.new");
-    let mut bytes = Vec::with_capacity(HEADER_BYTES + entries.len() * ENTRY_BYTES);
-    bytes.extend_from_slice(&IndexHeader::new(id, closed).to_bytes());
-    bytes.extend_from_slice(entries.as_bytes());
-    fs::write(&new, &bytes).map_err(|error| Error::io("write", &new, error))?;
-    fs::rename(&new, path).map_err(|error| Error::io("replace", path, error))
+    let header = IndexHeader::new(id, closed).to_bytes();
+    fs::write(&new, [&header[..], entries.as_bytes()].concat()).map_err(|error| {
+        // Best effort: on a full disk the half of an index should not take what is left.
+        let _ = fs::remove_file(&new);
+        Error::io("write", &new, error)
+    })?;
+    fs::rename(&new, path).map_err(|error: io::Error| Error::io("replace", path, error))
 }
 
 /// What [`rebuild_index`] made.
+///
+/// ```
+/// use millpond_logfile::{BlockWriter, Level, SegmentId, Source, rebuild_index};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let service_dir = dir.path();
+/// let id = SegmentId::from_ns(7);
+/// let mut text = Vec::new();
+/// BlockWriter::new().append(&mut text, 7, Level::Info, &Source::new("rpc"), b"listening");
+/// text.extend_from_slice(b"written by hand\n");
+/// std::fs::write(id.log_path(service_dir), &text)?;
+///
+/// let report = rebuild_index(service_dir, id, false)?;
+/// assert_eq!((report.blocks, report.lines, report.damaged_lines), (1, 2, 1));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RebuildReport {
     /// Blocks in the new index.
@@ -202,12 +340,14 @@ pub struct RebuildReport {
     pub lines: u64,
     /// Bytes of text read.
     pub text_bytes: u64,
-    /// Lines that are not of this format.
+    /// Lines that are not of this format. They are counted, and stop nothing.
     pub damaged_lines: u64,
 }
 
-/// Makes the index of a segment anew from its text alone. `is_open`: its last, unfinished block gets no
-/// entry, as in the index of a segment that is being written.
+/// Makes the index of a segment anew from its text alone, the same to the bit as the one written live.
+/// `is_open`: its last, unfinished block gets no entry, as while it is being written.
+///
+/// Not for a segment that a daemon is writing: it would go on writing the index that this one replaces.
 ///
 /// # Errors
 /// The text cannot be read, or the index cannot be written.
@@ -216,104 +356,148 @@ pub fn rebuild_index(
     id: SegmentId,
     is_open: bool,
 ) -> Result<RebuildReport, Error> {
-    let (entries, text_bytes) = index_of_text(service_dir, id, is_open)?;
-    write_index(&id.index_path(service_dir), id, !is_open, &entries)?;
+    let read = read_text(service_dir, id, !is_open)?;
+    let entries = &read.entries;
+    write_index(&id.index_path(service_dir), id, !is_open, entries)?;
     Ok(RebuildReport {
         blocks: entries.len() as u64,
         lines: entries.iter().map(IndexEntry::line_count).sum(),
-        text_bytes,
+        text_bytes: read.text_bytes,
         damaged_lines: entries.iter().map(IndexEntry::damaged_lines).sum(),
     })
 }
 
-fn index_of_text(
-    service_dir: &Path,
-    id: SegmentId,
-    is_open: bool,
-) -> Result<(Vec<IndexEntry>, u64), Error> {
+/// What the text itself says.
+struct TextRead {
+    entries: Vec<IndexEntry>,
+    text_bytes: u64,
+    /// Up to the end of the last line.
+    lines_bytes: u64,
+    /// The damaged lines, at most one a block.
+    damage: Vec<Damage>,
+}
+
+fn read_text(service_dir: &Path, id: SegmentId, is_closed: bool) -> Result<TextRead, Error> {
     let path = id.log_path(service_dir);
     let file = File::open(&path).map_err(|error| Error::io("open", &path, error))?;
-    let length = file
-        .metadata()
-        .map_err(|error| Error::io("stat", &path, error))?
-        .len();
+    let text_bytes = length_of(&file, &path)?;
     let mut block = BlockWriter::new();
-    scan(&file, &path, 0, length, &mut block)?;
-    if !is_open {
+    let mut damage = Vec::new();
+    let mut damaged_block = None;
+    for_each_piece(&file, &path, 0..text_bytes, |offset, text| {
+        for line in lines_of(text) {
+            let in_block = block.open_offset();
+            let Some(error) = block.account(text, line.start, line.end) else {
+                continue;
+            };
+            if damaged_block.replace(in_block) != Some(in_block) {
+                damage.push(Damage {
+                    path: path.clone(),
+                    offset: offset + line.start as u64,
+                    what: "first damaged line of the block",
+                    expected: "time, level, source and message".into(),
+                    found: error.to_string(),
+                });
+            }
+        }
+        block.fold(text);
+    })?;
+    if is_closed {
         block.finish(&[]);
     }
-    Ok((block.take_entries(), length))
+    Ok(TextRead {
+        entries: block.take_entries(),
+        text_bytes,
+        lines_bytes: block.length_bytes(),
+        damage,
+    })
 }
 
 /// What [`verify_segment`] found.
+///
+/// ```
+/// use millpond_logfile::{BlockWriter, Level, SegmentId, Source, rebuild_index, verify_segment};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let service_dir = dir.path();
+/// let id = SegmentId::from_ns(7);
+/// let mut text = Vec::new();
+/// BlockWriter::new().append(&mut text, 7, Level::Info, &Source::new("rpc"), b"listening");
+/// std::fs::write(id.log_path(service_dir), &text)?;
+/// rebuild_index(service_dir, id, false)?;
+/// assert!(verify_segment(service_dir, id)?.damage.is_empty());
+///
+/// let flipped = String::from_utf8(text)?.replace("listening", "glistening");
+/// std::fs::write(id.log_path(service_dir), flipped)?;
+/// assert!(!verify_segment(service_dir, id)?.damage.is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifyReport {
-    /// Blocks whose text was read and compared.
+    /// Blocks of the index whose text was read and compared.
     pub blocks: u64,
     /// Bytes of text, indexed or not.
     pub text_bytes: u64,
-    /// Everything that does not agree.
+    /// Everything that does not agree: damaged lines first, then index against text.
     pub damage: Vec<Damage>,
 }
 
 /// Compares an index with its text, block by block, and each line with the format. Changes nothing.
 ///
-/// An index that ends before its text is normal; one that goes on behind it is damage.
+/// An index that ends before its text is normal, unless it says that the segment was closed; one that goes on
+/// behind it is damage.
 ///
 /// # Errors
 /// A file cannot be read.
 pub fn verify_segment(service_dir: &Path, id: SegmentId) -> Result<VerifyReport, Error> {
-    let path = id.log_path(service_dir);
-    let index = read_index(&id.index_path(service_dir), Some(id))?;
-    let (truth, text_bytes) = index_of_text(service_dir, id, !index.closed)?;
-    let mut damage: Vec<Damage> = index.damage.into_iter().collect();
-    for (number, entry) in index.entries.iter().enumerate() {
-        let found = truth.get(number);
-        if found != Some(entry) {
+    let (path, index_path) = (id.log_path(service_dir), id.index_path(service_dir));
+    // The index before the text: what it describes was written before it.
+    let index = read_index(&index_path, Some(id))?;
+    let truth = read_text(service_dir, id, index.closed)?;
+    let at_end = |what, expected, found| Damage {
+        path: path.clone(),
+        offset: truth.lines_bytes,
+        what,
+        expected,
+        found,
+    };
+
+    let mut damage = truth.damage;
+    for (number, (entry, of_text)) in index.entries.iter().zip(&truth.entries).enumerate() {
+        if let Some((what, expected, found)) = entry.difference(of_text) {
             damage.push(Damage {
-                path: path.clone(),
-                offset: entry.offset(),
-                what: "checksum of the block",
-                expected: format!("{:08x}", entry.text_crc()),
-                found: found.map_or("no such block".into(), |truth| {
-                    format!("{:08x}", truth.text_crc())
-                }),
+                path: index_path.clone(),
+                offset: (HEADER_BYTES + number * ENTRY_BYTES) as u64,
+                what,
+                expected,
+                found,
             });
         }
-    }
-    damage.extend(damaged_lines(&path, &truth)?);
-    Ok(VerifyReport {
-        blocks: index.entries.len() as u64,
-        text_bytes,
-        damage,
-    })
-}
-
-/// The lines that are not of this format, at most one report per block.
-fn damaged_lines(path: &Path, entries: &[IndexEntry]) -> Result<Vec<Damage>, Error> {
-    let file = File::open(path).map_err(|error| Error::io("open", path, error))?;
-    let mut damage = Vec::new();
-    for entry in entries.iter().filter(|entry| entry.damaged_lines() > 0) {
-        let mut text = vec![0; entry.length_bytes() as usize];
-        file.read_exact_at(&mut text, entry.offset())
-            .map_err(|error| Error::io("read", path, error))?;
-        let mut offset = entry.offset();
-        for line in text.split_inclusive(|&byte| byte == b'\n') {
-            if let Err(error) = parse_line(line) {
-                damage.push(Damage {
-                    path: path.to_owned(),
-                    offset,
-                    what: "line",
-                    expected: "time, level, source and message".into(),
-                    found: format!(
-                        "{error} ({} such lines in this block)",
-                        entry.damaged_lines()
-                    ),
-                });
-                break;
-            }
-            offset += line.len() as u64;
+        if entry.end() != of_text.end() {
+            break; // from here on the two speak of different blocks
+        }
+        if entry.text_crc() != of_text.text_crc() {
+            damage.push(wrong_checksum(&path, entry, of_text.text_crc()));
         }
     }
-    Ok(damage)
+    damage.extend(ahead_of_text(&index, &index_path, truth.text_bytes));
+    if index.closed && index.covered_bytes() < truth.lines_bytes {
+        let (covered, found) = (index.covered_bytes(), truth.lines_bytes);
+        let expected = format!("{covered} bytes, as its closed index says");
+        damage.push(at_end(
+            "length of the text",
+            expected,
+            format!("{found} bytes"),
+        ));
+    }
+    if index.closed && truth.lines_bytes < truth.text_bytes {
+        let found = format!("{} bytes without one", truth.text_bytes - truth.lines_bytes);
+        damage.push(at_end("last line", "a line end".into(), found));
+    }
+    damage.extend(index.damage);
+    Ok(VerifyReport {
+        blocks: index.entries.len() as u64,
+        text_bytes: truth.text_bytes,
+        damage,
+    })
 }

@@ -1,10 +1,12 @@
 //! The 30 bytes of time in front of every line: `2026-11-21T01:29:53.123456789Z`.
 //!
-//! Calendar arithmetic after Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms".
+//! A `u64` of nanoseconds since 1970 reaches into the year 2554: no time that it holds is without a
+//! line, and each has exactly one spelling. Calendar arithmetic after Howard Hinnant,
+//! "chrono-Compatible Low-Level Date Algorithms".
 
 /// Length of a time in a line.
 pub const TIME_BYTES: usize = 30;
-const NS_PER_SECOND: u64 = 1_000_000_000;
+pub(crate) const NS_PER_SECOND: u64 = 1_000_000_000;
 const PAIRS: &[u8; 200] = b"0001020304050607080910111213141516171819202122232425262728293031323334353637383940414243444546474849\
 5051525354555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899";
 
@@ -65,29 +67,23 @@ pub(crate) fn format_nanoseconds(nanoseconds: u32) -> [u8; 10] {
 /// ```
 pub fn parse_time(text: &[u8]) -> Option<u64> {
     let text: &[u8; TIME_BYTES] = text.try_into().ok()?;
-    let marks = [
-        (4, b'-'),
-        (7, b'-'),
-        (10, b'T'),
-        (13, b':'),
-        (16, b':'),
-        (19, b'.'),
-        (29, b'Z'),
-    ];
-    if marks.iter().any(|&(at, mark)| text[at] != mark) {
-        return None;
-    }
-    let number = |from: usize, to: usize| -> Option<u64> {
-        text[from..to].iter().try_fold(0, |sum, &byte| {
-            byte.is_ascii_digit()
-                .then(|| sum * 10 + u64::from(byte - b'0'))
+    let mut is_time = MARKS
+        .iter()
+        .fold(true, |ok, &(at, mark)| ok & (text[at] == mark));
+    let mut number = |from: usize, to: usize| -> u64 {
+        text[from..to].iter().fold(0, |sum, &byte| {
+            let digit = byte.wrapping_sub(b'0');
+            is_time &= digit < 10;
+            sum * 10 + u64::from(digit)
         })
     };
-    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
-    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
-    let in_range = year >= 1970
+    let (year, month, day) = (number(0, 4), number(5, 7), number(8, 10));
+    let (hour, minute, second) = (number(11, 13), number(14, 16), number(17, 19));
+    let nanoseconds = number(20, 29);
+    let in_range = is_time
+        && year >= 1970
         && (1..=12).contains(&month)
-        && (1..=31).contains(&day)
+        && (1..=days_in_month(year, month)).contains(&day)
         && hour < 24
         && minute < 60
         && second < 60;
@@ -95,9 +91,27 @@ pub fn parse_time(text: &[u8]) -> Option<u64> {
         return None;
     }
     let seconds = days_from_civil(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second;
-    seconds
-        .checked_mul(NS_PER_SECOND)?
-        .checked_add(number(20, 29)?)
+    seconds.checked_mul(NS_PER_SECOND)?.checked_add(nanoseconds)
+}
+
+/// What stands between the digits.
+const MARKS: [(usize, u8); 7] = [
+    (4, b'-'),
+    (7, b'-'),
+    (10, b'T'),
+    (13, b':'),
+    (16, b':'),
+    (19, b'.'),
+    (29, b'Z'),
+];
+
+fn days_in_month(year: u64, month: u64) -> u64 {
+    let is_leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    match month {
+        2 => 28 + u64::from(is_leap),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
 }
 
 fn civil_from_days(days: u64) -> (u32, u32, u32) {
@@ -153,5 +167,25 @@ mod tests {
             assert_eq!(parse_time(&bad), None, "byte {at}");
         }
         assert_eq!(parse_time(&good[..29]), None);
+        for bad in [
+            b"2026-02-29T00:00:00.000000000Z", // no leap year
+            b"2100-02-29T00:00:00.000000000Z",
+            b"2026-04-31T00:00:00.000000000Z",
+            b"2026-00-01T00:00:00.000000000Z",
+            b"2026-01-00T00:00:00.000000000Z",
+            b"2026-01-01T24:00:00.000000000Z",
+            b"2026-01-01T00:60:00.000000000Z",
+            b"2026-01-01T00:00:60.000000000Z", // a leap second is not in our count
+            b"1969-12-31T23:59:59.999999999Z",
+            b"2554-07-21T23:34:33.709551616Z", // one more than a u64 holds
+            b"9999-12-31T23:59:59.999999999Z",
+        ] {
+            assert_eq!(parse_time(bad), None, "{}", String::from_utf8_lossy(bad));
+        }
+    }
+
+    #[test]
+    fn the_last_time_is_in_2554() {
+        assert_eq!(&format_time(u64::MAX), b"2554-07-21T23:34:33.709551615Z");
     }
 }
