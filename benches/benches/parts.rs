@@ -38,11 +38,11 @@ fn publish(criterion: &mut Criterion) {
                 .expect("there is room");
             published += 1;
             if published.is_multiple_of(1024) {
-                drain.pass(Scope::Unpersisted, &mut |item: Item<'_>| {
+                drain.pass(Scope::Passthrough, &mut |item: Item<'_>| {
                     black_box(&item);
                     Verdict::Keep
                 });
-                drain.commit_unpersisted();
+                drain.commit_passthrough();
             }
         });
     });

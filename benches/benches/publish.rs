@@ -201,7 +201,7 @@ fn drain_until(bus: &Bus, stop: &AtomicBool) -> u64 {
     let mut records = 0;
     let mut sum = 0u64;
     while !stop.load(Ordering::Acquire) {
-        let pass = drain.pass(Scope::Unpersisted, &mut |item: Item<'_>| {
+        let pass = drain.pass(Scope::Passthrough, &mut |item: Item<'_>| {
             if let Item::Record(record) = item {
                 sum += u64::from(record.payload[0]);
             }
@@ -212,7 +212,7 @@ fn drain_until(bus: &Bus, stop: &AtomicBool) -> u64 {
             drain.housekeep();
         }
         if pass.records > 0 {
-            drain.commit_unpersisted();
+            drain.commit_passthrough();
         }
         if pass.records < FEW {
             (0..SPINS).for_each(|_| std::hint::spin_loop());

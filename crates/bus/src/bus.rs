@@ -12,7 +12,9 @@ use crate::layout::LANES_MAX;
 use crate::object::{self, Access};
 use crate::publisher::Publisher;
 use crate::rule::RuleTable;
+use crate::schema::{self, Schema};
 use crate::stats::{ConsumerInfo, Stats};
+use crate::subscription::{self, Position, SubscribeOptions, Subscription};
 use crate::sync::atomic::Ordering;
 
 /// What a bus may use at most. Fixed by whoever creates it.
@@ -152,13 +154,34 @@ impl Bus {
     /// `InvalidInput` for a label that cannot be used.
     pub fn publisher(&self, label: &str) -> Result<Publisher, Error> {
         lane::check_label(label)?;
-        let rules = self.control.rules()?;
-        Ok(Publisher::new(
-            Arc::clone(&self.control),
-            label,
-            rules,
-            self.registered,
-        ))
+        Publisher::new(Arc::clone(&self.control), label, self.registered)
+    }
+
+    /// Subscribes to events. Maps the rings that are there: a few system calls for each lane of the bus.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a label that cannot be used or no pattern, `LimitReached` when the bus has 256
+    /// subscribers.
+    pub fn subscribe(&self, options: SubscribeOptions) -> Result<Subscription, Error> {
+        Subscription::open(Arc::clone(&self.control), self.registered, options)
+    }
+
+    /// The position after everything that has been published so far: take it, then ask, then subscribe from
+    /// it, and no answer can be missed.
+    ///
+    /// Costs a few system calls and a walk over what each directly delivered lane holds.
+    pub fn position(&self) -> Position {
+        subscription::position_now(&self.control)
+    }
+
+    /// Asks the consumer to read its configuration again, and wakes it.
+    pub fn request_reload(&self) {
+        // ORDERING: Release; read with Acquire by the consumer. Carries nothing but itself.
+        self.control
+            .request
+            .reload_requests
+            .fetch_add(1, Ordering::Release);
+        self.control.ring();
     }
 
     /// Takes the consumer's lease and everything that waits in the lanes.
@@ -194,6 +217,13 @@ impl Bus {
         Stats::read(&self.control)
     }
 
+    /// The schema with this id, as a record header names it; `None` where no publisher has registered one.
+    ///
+    /// Copies and parses up to 4 KiB: keep the result, a schema of an id never changes.
+    pub fn schema(&self, id: u32) -> Option<Arc<Schema>> {
+        schema::read(&self.control.schemas, id).map(Arc::new)
+    }
+
     /// A handle that wakes the consumer from any thread.
     pub fn doorbell(&self) -> Doorbell {
         Doorbell::new(Arc::clone(&self.control))
@@ -227,6 +257,20 @@ impl Bus {
             let word = entry.word.load(Ordering::Acquire);
             if word != 0 {
                 object::unlink(&object::lane_name(&self.control.bus, word >> 8));
+            }
+        }
+        for entry in self.control.outboxes.iter() {
+            // ORDERING: Acquire; pairs with the Release that registered the outbox.
+            let word = entry.word.load(Ordering::Acquire);
+            if word != 0 {
+                object::unlink(&object::outbox_name(&self.control.bus, word >> 8));
+            }
+        }
+        for slot in self.control.subscribers.iter() {
+            // ORDERING: Relaxed; names of subscribers that are gone are no harm.
+            let epoch = slot.epoch.load(Ordering::Relaxed);
+            if epoch != 0 {
+                object::unlink(&object::subscriber_name(&self.control.bus, epoch));
             }
         }
         object::unlink(&object::control_name(&self.control.bus));

@@ -5,8 +5,12 @@
 //! `generation`, whose lowest bit names the bank in force. Dying before the store leaves the old bank,
 //! dying after it the new one; there is nothing in between.
 //!
-//! Lanes of rules that are not persisted do not wait for the disk: each has a `selector` of its own for
-//! the same pair of slots.
+//! Passthrough lanes do not wait for the disk: each has a `selector` of its own for the same pair of slots.
+//!
+//! Batched lanes are taken when their events are in the outbox, so the outbox's tail decides: each slot says
+//! which tail makes it true, and of the two the later one that is true counts. One store, the tail, thus
+//! makes the records readable and the lanes taken, for any number of lanes; there is nothing in between in
+//! which an event would be lost, or be there twice. Their `selector` is for statistics only.
 //!
 //! Ordering pair K1, `generation` (and `selector`): Release by the consumer after the bank -> Acquire by
 //! whoever reads a bank, who looks again afterwards.
@@ -54,6 +58,8 @@ pub(crate) struct LaneCommit {
     /// Numbers missing in the sequence: events the publisher dropped.
     pub(crate) missing: u64,
     pub(crate) delivered_bytes: u64,
+    /// Of those delivered, events that a later one or an aggregate stands for.
+    pub(crate) coalesced: u64,
 }
 
 impl LaneCommitSlot {
@@ -68,6 +74,15 @@ impl LaneCommitSlot {
         put(&self.rejected, commit.rejected);
         put(&self.missing, commit.missing);
         put(&self.delivered_bytes, commit.delivered_bytes);
+        put(&self.coalesced, commit.coalesced);
+    }
+
+    /// Stores what is true once the outbox `epoch` has come to `tail`.
+    pub(crate) fn store_batched(&self, commit: &LaneCommit, epoch: u64, tail: u64) {
+        self.store(commit);
+        // ORDERING: Relaxed; published by the Release store of the outbox's tail.
+        self.outbox_epoch.store(epoch, Ordering::Relaxed);
+        self.outbox_tail.store(tail, Ordering::Relaxed);
     }
 
     pub(crate) fn load(&self) -> LaneCommit {
@@ -82,6 +97,7 @@ impl LaneCommitSlot {
             rejected: get(&self.rejected),
             missing: get(&self.missing),
             delivered_bytes: get(&self.delivered_bytes),
+            coalesced: get(&self.coalesced),
         }
     }
 }
@@ -217,4 +233,57 @@ pub(crate) fn lane(control: &Control, slot: usize, epoch: u64, flip: &AtomicU64)
             };
         }
     }
+}
+
+/// What is committed of a batched lane, and in which of its two slots, when its outbox stands at `tail`.
+///
+/// Without a slot that is true for this outbox (it was lost, and made anew) the one that has taken less
+/// counts: rather once more than never.
+pub(crate) fn batched_lane(
+    control: &Control,
+    slot: usize,
+    epoch: u64,
+    outbox_epoch: u64,
+    tail: u64,
+) -> (LaneCommit, usize) {
+    let candidates = [0, 1].map(|bank| {
+        let place = &control.lane_commits[bank][slot];
+        // ORDERING: Relaxed; the only writer is a consumer, and we are the consumer now.
+        let reached = place.outbox_tail.load(Ordering::Relaxed);
+        let same = place.outbox_epoch.load(Ordering::Relaxed) == outbox_epoch;
+        (place.load(), same && reached <= tail, reached)
+    });
+    let ours = |bank: usize| candidates[bank].0.epoch == epoch;
+    let chosen = match (candidates[0].1 && ours(0), candidates[1].1 && ours(1)) {
+        // The same tail twice: a commit that had nothing to put in the outbox.
+        (true, true) => {
+            let age = |bank: usize| (candidates[bank].2, candidates[bank].0.sequence_next);
+            usize::from(age(1) > age(0))
+        }
+        (true, false) => 0,
+        (false, true) => 1,
+        // The first flush of this lane was never finished, or its outbox is gone.
+        (false, false) => {
+            let fresh = LaneCommit {
+                epoch,
+                ..LaneCommit::default()
+            };
+            let lost = [0, 1]
+                .into_iter()
+                .filter(|&bank| ours(bank) && !same_outbox(control, bank, slot, outbox_epoch));
+            return match lost.min_by_key(|&bank| candidates[bank].0.position) {
+                Some(bank) => (candidates[bank].0, bank),
+                None => (fresh, 0),
+            };
+        }
+    };
+    (candidates[chosen].0, chosen)
+}
+
+fn same_outbox(control: &Control, bank: usize, slot: usize, outbox_epoch: u64) -> bool {
+    // ORDERING: Relaxed; see `batched_lane`.
+    control.lane_commits[bank][slot]
+        .outbox_epoch
+        .load(Ordering::Relaxed)
+        == outbox_epoch
 }

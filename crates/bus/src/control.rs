@@ -15,12 +15,16 @@ use crate::clock::{self, CalibrationPage};
 use crate::doorbell::{self, DoorbellLine};
 use crate::error::{Error, ErrorKind};
 use crate::layout::{
-    CALIBRATION_OFFSET, CONSUMER_OFFSET, CONTROL_BYTES, CONTROL_MAGIC, ConsumerLine, ConsumerText,
-    ControlHeader, DIRECTORY_OFFSET, DOORBELL_OFFSET, DirectoryEntry, LANE_COMMITS_OFFSET,
-    LANES_MAX, LAYOUT_VERSION, LaneCommitSlot, NAMES_MAX, NAMES_OFFSET, NameSlot, READY_OFFSET,
-    REQUEST_OFFSET, RULES_MAX, RULES_OFFSET, ReadyLine, RequestLine, SERVICE_COMMITS_OFFSET,
-    SERVICES_MAX, SOURCES_MAX, SOURCES_OFFSET, ServiceCommitSlot, SourceSlot, TEXT_OFFSET,
+    BELLS_OFFSET, CALIBRATION_OFFSET, CHANNELS_MAX, CHANNELS_OFFSET, CONSUMER_OFFSET,
+    CONTROL_BYTES, CONTROL_MAGIC, ChannelBell, ChannelOutbox, ConsumerLine, ConsumerText,
+    ControlHeader, DATA_OFFSET, DIRECTORY_OFFSET, DOORBELL_OFFSET, DirectoryEntry,
+    LANE_COMMITS_OFFSET, LANES_MAX, LAYOUT_VERSION, LaneCommitSlot, NAMES_MAX, NAMES_OFFSET,
+    NameSlot, OUTBOXES_OFFSET, READY_OFFSET, REQUEST_OFFSET, RULES_MAX, RULES_OFFSET, ReadyLine,
+    RequestLine, SCHEMAS_MAX, SCHEMAS_OFFSET, SERVICE_COMMITS_OFFSET, SERVICES_MAX, SOURCES_MAX,
+    SOURCES_OFFSET, SUBSCRIBERS_MAX, SUBSCRIBERS_OFFSET, SchemaSlot, ServiceCommitSlot, SourceSlot,
+    SubscriberSlot, TEXT_OFFSET,
 };
+use crate::names;
 use crate::object::{self, Access, Created, Object};
 use crate::region::{Pinned, Region};
 use crate::rule::{Rule, RuleEntry, RuleTable};
@@ -47,6 +51,12 @@ pub(crate) struct Control {
     pub(crate) lane_commits: Pinned<[[LaneCommitSlot; LANES_MAX]; 2]>,
     /// `[bank][service]`
     pub(crate) service_commits: Pinned<[[ServiceCommitSlot; SERVICES_MAX]; 2]>,
+    /// The patterns that the rules of this bus ever had; a pattern keeps its number.
+    pub(crate) channels: Pinned<[NameSlot; CHANNELS_MAX]>,
+    pub(crate) bells: Pinned<[ChannelBell; CHANNELS_MAX]>,
+    pub(crate) outboxes: Pinned<[ChannelOutbox; CHANNELS_MAX]>,
+    pub(crate) subscribers: Pinned<[SubscriberSlot; SUBSCRIBERS_MAX]>,
+    pub(crate) schemas: Pinned<[SchemaSlot; SCHEMAS_MAX]>,
     region: Arc<Region>,
 }
 
@@ -177,6 +187,11 @@ impl Control {
             sources: region.pin(SOURCES_OFFSET).ok_or_else(short)?,
             lane_commits: region.pin(LANE_COMMITS_OFFSET).ok_or_else(short)?,
             service_commits: region.pin(SERVICE_COMMITS_OFFSET).ok_or_else(short)?,
+            channels: region.pin(CHANNELS_OFFSET).ok_or_else(short)?,
+            bells: region.pin(BELLS_OFFSET).ok_or_else(short)?,
+            outboxes: region.pin(OUTBOXES_OFFSET).ok_or_else(short)?,
+            subscribers: region.pin(SUBSCRIBERS_OFFSET).ok_or_else(short)?,
+            schemas: region.pin(SCHEMAS_OFFSET).ok_or_else(short)?,
             region,
         })
     }
@@ -208,9 +223,14 @@ impl Control {
         Err(Error::new(ErrorKind::WrongLayout, message))
     }
 
-    /// Consumer only: replaces the rule table. Lanes that exist keep the rule they were opened under.
+    /// Consumer only: replaces the rule table. Publishers follow at their next publish, subscribers at
+    /// their next look.
     pub(crate) fn install_rules(&self, rules: &RuleTable) {
         write_rules(&self.region, &self.consumer, rules);
+        // ORDERING: Release; the table before the number that announces it.
+        self.doorbell
+            .rules_generation
+            .fetch_add(1, Ordering::Release);
     }
 
     /// Consumer only: what people should know about it.
@@ -243,6 +263,30 @@ impl Control {
             }
         }
         text
+    }
+
+    /// Checks the rings that exist plus a new one of `ring_bytes` against the limit of the bus.
+    pub(crate) fn check_budget(&self, ring_bytes: u64) -> Result<(), Error> {
+        let lanes = self.directory.iter().map(|entry| &entry.word);
+        let outboxes = self.outboxes.iter().map(|entry| &entry.word);
+        let used_bytes: u64 = lanes
+            .chain(outboxes)
+            // ORDERING: Relaxed; only sizes are summed.
+            .map(|word| word.load(Ordering::Relaxed))
+            .filter(|&word| word != 0)
+            .map(|word| DATA_OFFSET as u64 + (1 << (word & 0x3f)))
+            .sum();
+        let limit_bytes = self.limits.bus_bytes;
+        if used_bytes + DATA_OFFSET as u64 + ring_bytes > limit_bytes {
+            let message = format!(
+                "a ring of {ring_bytes} bytes does not fit: bus {:?} uses {used_bytes} of its {limit_bytes} \
+                 bytes; stop some publishers, lower `lane-bytes` or `outbox-bytes` of the rule, or raise \
+                 `bus-bytes`",
+                self.bus
+            );
+            return Err(Error::new(ErrorKind::LimitReached, message));
+        }
+        Ok(())
     }
 
     /// Rings whatever the consumer is doing. At most one system call.
@@ -326,6 +370,12 @@ fn initialise(region: &Arc<Region>, rules: &RuleTable, limits: Limits) -> Result
     // ORDERING: Relaxed; published by `ready` (C1).
     doorbell.fence_required.store(1, Ordering::Relaxed);
     write_rules(region, &consumer, rules);
+    // Subscribers may come before the first publisher: the channels are there from the start.
+    let channels: Pinned<[NameSlot; CHANNELS_MAX]> =
+        region.pin(CHANNELS_OFFSET).ok_or_else(short)?;
+    for rule in rules.iter() {
+        names::intern(&channels, rule.pattern.as_str());
+    }
     // ORDERING: Release (C1).
     ready.ready.store(1, Ordering::Release);
     Ok(())

@@ -17,7 +17,7 @@
 //! The word is changed *before* the wake call, so that a wake between the last look and the sleep makes
 //! the sleep return at once. The futex is a shared one (not process-private).
 
-use crate::sync::atomic::{AtomicU32, Ordering, compiler_fence, fence};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
 
 /// The consumer is awake: nobody needs to ring.
 pub(crate) const AWAKE: u32 = 0;
@@ -34,8 +34,13 @@ pub(crate) const PARKED_FOR_DISK: u32 = 3;
 pub(crate) struct DoorbellLine {
     /// BOTH: the consumer parks, a waker must change the word.
     pub(crate) parked: AtomicU32,
-    /// 1 while barrier A must be a real fence. Consumer only.
+    /// 1 while barrier A must be a real fence. Written by the consumer when it comes up, and by a
+    /// subscriber that cannot use membarrier.
     pub(crate) fence_required: AtomicU32,
+    /// When the consumer wakes by itself, while `parked` is 2 or 3: real time in ns. Consumer only.
+    pub(crate) parked_until_ns: AtomicU64,
+    /// Grows with each new rule table. Consumer only; here because publishers read this line anyway.
+    pub(crate) rules_generation: AtomicU32,
 }
 
 impl DoorbellLine {
@@ -62,9 +67,12 @@ impl DoorbellLine {
     }
 
     /// Consumer: announces sleep and runs barrier B. After this, look at every tail once more.
-    pub(crate) fn set_parked(&self, state: u32, barrier: impl FnOnce()) {
-        // ORDERING: Relaxed; barrier B orders it before the loads that follow.
-        self.parked.store(state, Ordering::Relaxed);
+    pub(crate) fn set_parked(&self, state: u32, until_ns: u64, barrier: impl FnOnce()) {
+        // ORDERING: Relaxed; carried by the Release below.
+        self.parked_until_ns.store(until_ns, Ordering::Relaxed);
+        // ORDERING: Release; whoever sees the mark sees the time. Barrier B orders it before the loads that
+        // follow.
+        self.parked.store(state, Ordering::Release);
         barrier();
     }
 

@@ -17,36 +17,53 @@ use std::time::Duration;
 
 use zerocopy::FromZeros;
 
+use crate::channel;
 use crate::clock::{self, Clock};
 use crate::commit::{self, CommitArea, LaneCommit, ServiceCommit};
 use crate::control::Control;
 use crate::doorbell;
 use crate::error::{Error, ErrorKind};
 use crate::lane::{LaneInfo, LaneMemory};
-use crate::layout::{ConsumerText, FLAG_INLINE_NAME};
+use crate::layout::{CHANNELS_MAX, ConsumerText, FLAG_INLINE_NAME};
 use crate::names;
 use crate::object;
-use crate::pattern::check_event_name;
+use crate::outbox::Outbox;
+use crate::pattern::{Pattern, check_event_name};
 use crate::region::Pinned;
 use crate::ring::{self, Damage, Reader, RecordHeader, RingHeader};
 use crate::rule::{Class, Rule, RuleTable};
 use crate::stats::ConsumerInfo;
 use crate::sync::atomic::Ordering;
 
+mod estate;
 mod registry;
 
 pub(crate) use registry::SourceTotalsPlain;
 
 /// A stamp further than this in the future is not waited for.
-const FUTURE_MAX_NS: u64 = 1_000_000_000;
+pub(crate) const FUTURE_MAX_NS: u64 = 1_000_000_000;
 
 /// Which lanes a pass is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     /// Lanes of rules with a service: what they hold is released when it is in a file.
     Persisted,
-    /// All others: released at once.
-    Unpersisted,
+    /// Lanes that subscribers read themselves: the consumer only keeps the books, and releases the oldest
+    /// part when a lane is half full.
+    Passthrough,
+    /// All others: what they hold is released when it is in the outbox of their channel.
+    Batched,
+}
+
+impl Scope {
+    /// The scope of a rule's lanes.
+    pub fn of(rule: &Rule) -> Self {
+        match (&rule.service, rule.class) {
+            (Some(_), _) => Scope::Persisted,
+            (None, Class::Passthrough) => Scope::Passthrough,
+            (None, _) => Scope::Batched,
+        }
+    }
 }
 
 /// A lane, as items name it.
@@ -76,6 +93,10 @@ pub struct Record<'a> {
     pub label: &'a str,
     /// The rule its lane was made under.
     pub rule: &'a Rule,
+    /// Number of the rule's pattern: it has the subscribers and the outbox.
+    pub channel: u32,
+    /// Number of the publisher's label in the table of sources.
+    pub source: u32,
     /// Real time of its publication in ns, monotone within a lane.
     pub time_ns: u64,
     /// Number within its lane; a missing number is a counted drop.
@@ -92,6 +113,13 @@ pub struct Record<'a> {
     pub payload: &'a [u8],
 }
 
+impl Record<'_> {
+    /// The bit that stands for its name where subscribers are rung.
+    pub fn name_bit(&self) -> u64 {
+        names::bit(self.name.text)
+    }
+}
+
 /// Events that a publisher dropped: their numbers are missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gap<'a> {
@@ -101,6 +129,10 @@ pub struct Gap<'a> {
     pub label: &'a str,
     /// The rule its lane was made under.
     pub rule: &'a Rule,
+    /// As [`Record::channel`].
+    pub channel: u32,
+    /// As [`Record::source`].
+    pub source: u32,
     /// First missing number.
     pub first: u64,
     /// Last missing number.
@@ -210,7 +242,15 @@ struct DrainLane {
     descriptor: OwnedFd,
     ring: Pinned<RingHeader>,
     reader: Reader<LaneMemory>,
-    persisted: bool,
+    scope: Scope,
+    channel: u32,
+    source: u32,
+    /// The flush deadline of the rule, from the event's time on.
+    max_delay_ns: u64,
+    /// Passthrough lanes: where the head goes when the lane is half full.
+    next_release: u64,
+    /// Batched lanes: which of its two slots is true.
+    bank: usize,
     /// What has been drained, committed or not. Its position and sequence are filled in by `mark`.
     counts: LaneCommit,
     committed_position: u64,
@@ -239,9 +279,12 @@ pub struct Drain {
     scratch: Vec<u8>,
     heap: BinaryHeap<Reverse<(u64, usize)>>,
     area: CommitArea,
+    /// By channel.
+    outboxes: Vec<Option<Box<Outbox>>>,
     directory_seen: u64,
     flush_seen: u64,
     rotate_seen: u64,
+    reload_seen: u64,
     notices: Vec<ConsumerNotice>,
 }
 
@@ -278,10 +321,12 @@ impl Drain {
             scratch: Vec::new(),
             heap: BinaryHeap::new(),
             area,
+            outboxes: (0..CHANNELS_MAX).map(|_| None).collect(),
             directory_seen: u64::MAX,
             flush_seen: 0,
             // ORDERING: Relaxed; an old request is not repeated for a new consumer.
             rotate_seen: line_value(&control.request.rotate_requests),
+            reload_seen: line_value(&control.request.reload_requests),
             notices: Vec::new(),
             control,
         };
@@ -289,9 +334,64 @@ impl Drain {
         Ok(drain)
     }
 
-    /// The rules that publishers use from now on. Lanes that exist keep theirs.
-    pub fn install_rules(&mut self, rules: &RuleTable) {
+    /// The rules in force from now on. Publishers that are attached follow with their next event: where a
+    /// topic's rule has changed it goes to a new lane, and the old one is drained. Subscribers follow too.
+    ///
+    /// # Errors
+    /// `LimitReached` when the bus has had too many patterns; the old rules stay in force.
+    pub fn install_rules(&mut self, rules: &RuleTable) -> Result<(), Error> {
+        for rule in rules.iter() {
+            channel::of_pattern(&self.control, &rule.pattern)?;
+        }
         self.control.install_rules(rules);
+        channel::ring_all(&self.control);
+        Ok(())
+    }
+
+    /// True once for each request to read the configuration again.
+    pub fn reload_requested(&mut self) -> bool {
+        // ORDERING: Acquire; pairs with the Release of whoever asks.
+        let requests = self.control.request.reload_requests.load(Ordering::Acquire);
+        std::mem::replace(&mut self.reload_seen, requests) != requests
+    }
+
+    /// The outbox of a channel: there is one wherever a batched lane was found. What is pushed there can be
+    /// read after [`Drain::commit_batched`].
+    pub fn outbox(&mut self, channel: u32) -> Option<&mut Outbox> {
+        self.outboxes.get_mut(channel as usize)?.as_deref_mut()
+    }
+
+    /// The number of a rule's pattern, where some rule has or had it.
+    pub fn channel(&self, pattern: &Pattern) -> Option<u32> {
+        channel::of_pattern(&self.control, pattern).ok()
+    }
+
+    /// Batched channels with lanes of which something was drained and not committed.
+    pub fn uncommitted_channels(&self) -> Vec<u32> {
+        let mut channels: Vec<u32> = self
+            .open_lanes()
+            .filter(|lane| lane.scope == Scope::Batched && lane.dirty)
+            .map(|lane| lane.channel)
+            .collect();
+        channels.sort_unstable();
+        channels.dedup();
+        channels
+    }
+
+    /// The outbox of a channel, made where there is none yet: a few system calls then.
+    fn open_outbox(&mut self, channel: u32, rule: &Rule) -> Result<&mut Outbox, Error> {
+        let Some(place) = self.outboxes.get_mut(channel as usize) else {
+            let message = format!("channel {channel} is outside 0 to {CHANNELS_MAX}");
+            return Err(Error::new(ErrorKind::InvalidInput, message));
+        };
+        if place.is_none() {
+            let outbox = Outbox::open(&self.control, channel, rule, self.clock.now_ns())?;
+            *place = Some(Box::new(outbox));
+        }
+        // The borrow checker does not see that `place` is filled; this look costs nothing beside a flush.
+        self.outboxes[channel as usize]
+            .as_deref_mut()
+            .ok_or_else(|| Error::new(ErrorKind::InvalidInput, "no outbox".to_owned()))
     }
 
     /// The services and lengths of the last commit, also one of an earlier consumer.
@@ -314,10 +414,9 @@ impl Drain {
     /// Never blocks, makes no system call, and allocates only for a longer payload than any before.
     pub fn pass(&mut self, scope: Scope, visit: &mut impl FnMut(Item<'_>) -> Verdict) -> Pass {
         let mut pass = Pass::default();
-        let persisted = scope == Scope::Persisted;
         if !self
             .open_lanes()
-            .any(|lane| lane.persisted == persisted && lane.has_news())
+            .any(|lane| lane.scope == scope && lane.has_news())
         {
             return pass;
         }
@@ -328,7 +427,7 @@ impl Drain {
             let Some(lane) = self.lanes[slot].as_mut() else {
                 continue;
             };
-            if lane.persisted != persisted || lane.quarantined {
+            if lane.scope != scope || lane.quarantined {
                 continue;
             }
             match lane.next_time(cut_ns) {
@@ -370,7 +469,7 @@ impl Drain {
             if let Some(lane) = &self.lanes[slot]
                 && lane.dirty
             {
-                pass.pressure |= lane.publish_progress() && lane.persisted == persisted;
+                pass.pressure |= lane.publish_progress() && lane.scope == scope;
             }
         }
         // Whatever the visitor publishes from here on is stamped after what it has just seen.
@@ -380,12 +479,11 @@ impl Drain {
 
     /// What has been drained of the lanes in `scope` since their last mark.
     pub fn mark(&mut self, scope: Scope) -> Mark {
-        let persisted = scope == Scope::Persisted;
         let mut lanes = Vec::new();
         for &slot in &self.open_slots {
             if let Some(lane) = self.lanes[slot].as_mut()
                 && lane.dirty
-                && lane.persisted == persisted
+                && lane.scope == scope
             {
                 lane.dirty = false;
                 lanes.push((slot, lane.snapshot()));
@@ -408,16 +506,70 @@ impl Drain {
         }
         let lanes = &self.lanes;
         let is_persisted = |slot: usize| match &lanes[slot] {
-            Some(lane) => lane.persisted,
+            Some(lane) => lane.scope == Scope::Persisted,
             None => false,
         };
         self.area.flip(&self.control, is_persisted);
         self.release(&mark, durable);
     }
 
-    /// Commits what was drained of lanes that are not persisted, and releases it.
-    pub fn commit_unpersisted(&mut self) {
-        let mark = self.mark(Scope::Unpersisted);
+    /// Makes everything that was pushed to the outbox of `channel` readable, and with the same store commits
+    /// the lanes whose events it stands for. Then releases those lanes, and wakes whoever waited.
+    ///
+    /// `coalesced`: by lane, how many drained events a later one or an aggregate stands for.
+    pub fn commit_batched(&mut self, channel: u32, coalesced: &[(LaneId, u64)]) {
+        let Some(outbox) = self.outboxes[channel as usize].as_deref_mut() else {
+            return;
+        };
+        for (id, count) in coalesced {
+            if let Some(lane) = self.lanes[id.slot as usize].as_mut()
+                && lane.info.epoch == id.epoch
+            {
+                lane.counts.coalesced += count;
+            }
+        }
+        let mut mark = Mark::default();
+        for &slot in &self.open_slots {
+            let Some(lane) = self.lanes[slot].as_mut() else {
+                continue;
+            };
+            if lane.channel != channel || lane.scope != Scope::Batched || !lane.dirty {
+                continue;
+            }
+            lane.dirty = false;
+            lane.bank ^= 1;
+            let commit = lane.snapshot();
+            let place = &self.control.lane_commits[lane.bank][slot];
+            place.store_batched(&commit, outbox.epoch(), outbox.staged_position());
+            mark.lanes.push((slot, commit));
+        }
+        let bits = outbox.commit();
+        for (slot, _) in &mark.lanes {
+            if let Some(lane) = &self.lanes[*slot] {
+                // For statistics only: the outbox's tail has decided already.
+                // ORDERING: Release (K1).
+                lane.ring
+                    .reader
+                    .selector
+                    .store(lane.bank as u64, Ordering::Release);
+            }
+        }
+        self.release(&mark, true);
+        self.ring_channel(channel, bits);
+    }
+
+    /// Wakes the subscribers of these names. The caller has run a full fence after its last store.
+    fn ring_channel(&self, channel: u32, bits: u64) {
+        let waiting = &self.control.bells[channel as usize].waiting;
+        // ORDERING: Relaxed; ordered by the fence in `wake_waiting` (P3).
+        if waiting.load(Ordering::Relaxed) & bits != 0 {
+            channel::ring(&self.control, channel, bits);
+        }
+    }
+
+    /// Commits what was taken from passthrough lanes.
+    pub fn commit_passthrough(&mut self) {
+        let mark = self.mark(Scope::Passthrough);
         for (slot, commit) in &mark.lanes {
             if let Some(lane) = &self.lanes[*slot] {
                 commit::flip_lane(&self.control, *slot, &lane.ring.reader.selector, commit);
@@ -436,7 +588,9 @@ impl Drain {
             if durable {
                 lane.mark_durable(commit.position);
             }
-            ring::release(&lane.ring, commit.position);
+            if let Some(position) = lane.release_position(commit.position) {
+                ring::release(&lane.ring, position);
+            }
         }
         self.wake_waiting(mark.lanes.iter().map(|(slot, _)| *slot));
     }
@@ -499,9 +653,8 @@ impl Drain {
 
     /// Whether anything drained waits for a mark and commit in `scope`.
     pub fn has_uncommitted(&self, scope: Scope) -> bool {
-        let persisted = scope == Scope::Persisted;
         self.open_lanes()
-            .any(|lane| lane.persisted == persisted && lane.dirty)
+            .any(|lane| lane.scope == scope && lane.dirty)
     }
 
     /// Whether any lane holds what has not been drained.
@@ -524,27 +677,30 @@ impl Drain {
             Sleep::UntilDisk => doorbell::PARKED_FOR_DISK,
         };
         let barrier = self.barrier;
-        self.control.doorbell.set_parked(state, || {
+        let until_ns = (self.clock.now_ns()).saturating_add(timeout.as_nanos() as u64);
+        self.control.doorbell.set_parked(state, until_ns, || {
             if !(barrier && doorbell::membarrier_all()) {
                 doorbell::full_fence();
             }
         });
-        if !is_ready() && !self.is_due(sleep) {
+        if !is_ready() && !self.is_due(sleep, until_ns) {
             doorbell::sleep(&self.control.doorbell.parked, state, Some(timeout));
         }
         self.control.doorbell.set_awake();
     }
 
     /// The look after the announcement: everything that a publisher may have missed to ring for.
-    fn is_due(&self, sleep: Sleep) -> bool {
+    fn is_due(&self, sleep: Sleep, until_ns: u64) -> bool {
         let request = &self.control.request;
         line_value(&request.directory_changes) != self.directory_seen
             || line_value(&request.flush_requests) != self.flush_seen
             || line_value(&request.rotate_requests) != self.rotate_seen
-            || self.open_lanes().any(|lane| match sleep {
-                Sleep::UntilWork => lane.has_records(),
-                Sleep::UntilThreshold => lane.is_over_threshold(),
-                Sleep::UntilDisk => !lane.persisted && lane.is_over_threshold(),
+            || line_value(&request.reload_requests) != self.reload_seen
+            || self.open_lanes().any(|lane| match (lane.scope, sleep) {
+                (Scope::Persisted, Sleep::UntilDisk) => false,
+                (Scope::Passthrough, _) => lane.is_over_threshold(),
+                (_, Sleep::UntilWork) => lane.has_records(),
+                _ => lane.is_over_threshold() || lane.is_due_before(until_ns),
             })
     }
 
@@ -660,7 +816,7 @@ impl DrainLane {
         self.counts.delivered += tally.delivered;
         self.counts.delivered_bytes += tally.delivered_bytes;
         self.counts.rejected += tally.rejected;
-        if self.persisted {
+        if self.scope == Scope::Persisted {
             self.counts.written += tally.delivered - tally.rejected;
         }
         self.dirty |= tally.delivered > 0;
@@ -713,6 +869,8 @@ impl DrainLane {
                 lane: self.id(),
                 label: &self.info.label,
                 rule: &self.info.rule,
+                channel: self.channel,
+                source: self.source,
                 time_ns,
                 sequence: header.sequence.get(),
                 level: header.level,
@@ -741,6 +899,8 @@ impl DrainLane {
             lane: self.id(),
             label: &self.info.label,
             rule: &self.info.rule,
+            channel: self.channel,
+            source: self.source,
             first,
             last: next - 1,
             dropped: [
@@ -815,9 +975,35 @@ impl DrainLane {
         let line = &self.ring.publisher;
         let lag_bytes = line_value(&line.tail_position).wrapping_sub(self.reader.position());
         let lag_events = line_value(&line.sequence_next).wrapping_sub(self.reader.sequence_next());
-        self.info.rule.class == Class::Passthrough
-            || lag_bytes >= self.wake_after_bytes
-            || lag_events >= self.wake_after_events
+        lag_bytes >= self.wake_after_bytes || lag_events >= self.wake_after_events
+    }
+
+    /// Whether what has come since the last pass is due before the consumer would wake by itself.
+    fn is_due_before(&self, until_ns: u64) -> bool {
+        // What has come since is younger than the pass, and that was just now.
+        self.has_records() && clock::realtime_ns().saturating_add(self.max_delay_ns) < until_ns
+    }
+
+    /// Where the head goes when everything below `position` is committed; `None`: nowhere.
+    ///
+    /// Passthrough lanes keep up to half of what they held as history, for subscribers that come later:
+    /// only where a record starts can one start to read.
+    fn release_position(&mut self, position: u64) -> Option<u64> {
+        if self.scope != Scope::Passthrough {
+            return Some(position);
+        }
+        let half = u64::from(self.info.rule.lane_bytes) / 2;
+        let head_position = line_value(&self.ring.reader.head_position);
+        if position - head_position.min(position) <= half {
+            return None;
+        }
+        let kept = std::mem::replace(&mut self.next_release, position);
+        // A flood that filled half a lane in one pass leaves no history.
+        Some(if position - kept <= half {
+            kept
+        } else {
+            position
+        })
     }
 }
 
@@ -858,7 +1044,7 @@ fn learn_name(names: &mut Vec<Option<Box<str>>>, control: &Control, id: u32) -> 
 }
 
 /// Splits `u16 length, name, payload`.
-fn split_inline_name(bytes: &[u8]) -> Option<(NameRef<'_>, &[u8])> {
+pub(crate) fn split_inline_name(bytes: &[u8]) -> Option<(NameRef<'_>, &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<2>()?;
     let (name, payload) = rest.split_at_checked(u16::from_le_bytes(*length).into())?;
     let text = std::str::from_utf8(name).ok()?;

@@ -11,14 +11,49 @@ use zerocopy::little_endian::{U32, U64};
 
 use crate::error::{Error, ErrorKind};
 use crate::layout::{
-    DATA_OFFSET, LABEL_BYTES, LANE_MAGIC, LAYOUT_VERSION, LaneHeader, RING_OFFSET, text_of,
+    DATA_OFFSET, LABEL_BYTES, LANE_MAGIC, LAYOUT_VERSION, LaneHeader, OUTBOX_MAGIC, RING_OFFSET,
+    text_of,
 };
 use crate::object::{self, Access, Created};
 use crate::region::Pinned;
 use crate::ring::{RingHeader, RingMemory};
 use crate::rule::{Rule, RuleEntry};
 
+/// What a ring object is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RingKind {
+    /// From one publisher to the consumer.
+    Lane,
+    /// From the consumer to subscribers.
+    Outbox,
+}
+
+impl RingKind {
+    fn magic(self) -> u64 {
+        match self {
+            RingKind::Lane => LANE_MAGIC,
+            RingKind::Outbox => OUTBOX_MAGIC,
+        }
+    }
+
+    pub(crate) fn object_name(self, bus: &str, epoch: u64) -> String {
+        match self {
+            RingKind::Lane => object::lane_name(bus, epoch),
+            RingKind::Outbox => object::outbox_name(bus, epoch),
+        }
+    }
+
+    /// The size of the ring that `rule` asks for.
+    pub(crate) fn capacity_bytes(self, rule: &Rule) -> u32 {
+        match self {
+            RingKind::Lane => rule.lane_bytes,
+            RingKind::Outbox => rule.outbox_bytes,
+        }
+    }
+}
+
 /// A ring in a mapped lane object.
+#[derive(Clone)]
 pub(crate) struct LaneMemory {
     ring: Pinned<RingHeader>,
     capacity_bytes: u64,
@@ -72,14 +107,15 @@ pub(crate) struct LaneInfo {
 /// Creates the object of a new lane, locked and filled in, not yet registered.
 pub(crate) fn create(
     bus: &str,
+    kind: RingKind,
     epoch: u64,
     label: &str,
     rule: &Rule,
     created_ns: u64,
     access: Access,
 ) -> Result<Lane, Error> {
-    let name = object::lane_name(bus, epoch);
-    let capacity_bytes = u64::from(rule.lane_bytes);
+    let name = kind.object_name(bus, epoch);
+    let capacity_bytes = u64::from(kind.capacity_bytes(rule));
     let Created::New(object) =
         object::create(&name, DATA_OFFSET + capacity_bytes as usize, access)?
     else {
@@ -92,7 +128,7 @@ pub(crate) fn create(
     let publisher_pid = std::process::id();
     let publisher_uid = rustix::process::geteuid().as_raw();
     let header = LaneHeader {
-        magic: U64::new(LANE_MAGIC),
+        magic: U64::new(kind.magic()),
         layout_version: U32::new(LAYOUT_VERSION),
         publisher_pid: U32::new(publisher_pid),
         publisher_uid: U32::new(publisher_uid),
@@ -127,9 +163,9 @@ pub(crate) fn create(
     })
 }
 
-/// Opens a registered lane, checking everything its header claims.
-pub(crate) fn open(bus: &str, epoch: u64, access: Access) -> Result<Lane, Error> {
-    let name = object::lane_name(bus, epoch);
+/// Opens a registered ring, checking everything its header claims.
+pub(crate) fn open(bus: &str, kind: RingKind, epoch: u64, access: Access) -> Result<Lane, Error> {
+    let name = kind.object_name(bus, epoch);
     let object = object::open(&name, access)?;
     if object.region.length_bytes() < DATA_OFFSET {
         return Err(too_small(&name));
@@ -139,8 +175,8 @@ pub(crate) fn open(bus: &str, epoch: u64, access: Access) -> Result<Lane, Error>
         let message = format!("lane {name} has {what} {found}, expected {expected}");
         Error::new(ErrorKind::WrongLayout, message)
     };
-    if header.magic.get() != LANE_MAGIC {
-        return Err(wrong("magic", header.magic.get(), LANE_MAGIC));
+    if header.magic.get() != kind.magic() {
+        return Err(wrong("magic", header.magic.get(), kind.magic()));
     }
     if header.layout_version.get() != LAYOUT_VERSION {
         let found = header.layout_version.get();

@@ -12,9 +12,10 @@ use crate::rule::RuleEntry;
 use crate::sync::atomic::{AtomicU32, AtomicU64};
 
 /// Changes whenever a byte of shared memory changes its meaning. Both ends of a bus must agree.
-pub(crate) const LAYOUT_VERSION: u32 = 1;
+pub(crate) const LAYOUT_VERSION: u32 = 2;
 pub(crate) const CONTROL_MAGIC: u64 = u64::from_le_bytes(*b"mpondctl");
 pub(crate) const LANE_MAGIC: u64 = u64::from_le_bytes(*b"mpondlan");
+pub(crate) const OUTBOX_MAGIC: u64 = u64::from_le_bytes(*b"mpondobx");
 
 /// Most rules of a bus.
 pub(crate) const RULES_MAX: usize = crate::rule::RULES_MAX;
@@ -26,6 +27,14 @@ pub(crate) const NAMES_MAX: usize = 4096;
 pub(crate) const SOURCES_MAX: usize = 1024;
 /// Most services of one log directory that the commit point covers.
 pub(crate) const SERVICES_MAX: usize = 1024;
+/// Most patterns that the rules of a bus ever had.
+pub(crate) const CHANNELS_MAX: usize = 512;
+/// Most subscribers at one time.
+pub(crate) const SUBSCRIBERS_MAX: usize = 256;
+/// Most schemas of fixed-layout events.
+pub(crate) const SCHEMAS_MAX: usize = 128;
+/// Longest text of a schema, in bytes.
+pub(crate) const SCHEMA_BYTES: usize = 4096;
 /// Longest label of a publisher, in bytes.
 pub(crate) const LABEL_BYTES: usize = 64;
 /// Longest event name, in bytes.
@@ -64,6 +73,10 @@ pub(crate) struct RequestLine {
     pub(crate) last_epoch: AtomicU64,
     /// Grows with each request to rotate every service.
     pub(crate) rotate_requests: AtomicU64,
+    /// Grows with each request to read the configuration again.
+    pub(crate) reload_requests: AtomicU64,
+    /// One more than the highest slot that a subscriber ever took.
+    pub(crate) subscribers_high: AtomicU64,
 }
 
 /// What the consumer says of itself. Consumer only.
@@ -111,6 +124,18 @@ pub(crate) struct NameSlot {
 }
 const _: () = assert!(size_of::<NameSlot>() == 144);
 
+/// A schema. Filled like a name: its text never changes after `state` is 2.
+#[repr(C)]
+pub(crate) struct SchemaSlot {
+    /// 0 free, 1 being written, 2 ready.
+    pub(crate) state: AtomicU32,
+    pub(crate) id: AtomicU32,
+    pub(crate) length_bytes: AtomicU32,
+    pub(crate) reserved: AtomicU32,
+    pub(crate) text: [AtomicU64; SCHEMA_BYTES / 8],
+}
+const _: () = assert!(size_of::<SchemaSlot>() == 16 + SCHEMA_BYTES);
+
 /// How far the consumer has committed a lane. Two of these for each lane: see `ConsumerLine::generation`.
 #[repr(C)]
 pub(crate) struct LaneCommitSlot {
@@ -123,8 +148,14 @@ pub(crate) struct LaneCommitSlot {
     pub(crate) rejected: AtomicU64,
     pub(crate) missing: AtomicU64,
     pub(crate) delivered_bytes: AtomicU64,
+    /// Events that a later one of their key, or an aggregate, stands for.
+    pub(crate) coalesced: AtomicU64,
+    /// Batched lanes: the slot is true once the tail of this outbox has come this far.
+    pub(crate) outbox_epoch: AtomicU64,
+    pub(crate) outbox_tail: AtomicU64,
+    pub(crate) reserved: [AtomicU64; 5],
 }
-const _: () = assert!(size_of::<LaneCommitSlot>() == 64);
+const _: () = assert!(size_of::<LaneCommitSlot>() == 128);
 
 /// How far a service's log is committed. Two of these for each service.
 #[repr(C)]
@@ -154,8 +185,47 @@ pub(crate) struct SourceTotals {
     pub(crate) dropped_too_long: AtomicU64,
     pub(crate) dropped_other: AtomicU64,
     pub(crate) bytes: AtomicU64,
-    pub(crate) reserved: AtomicU64,
+    pub(crate) coalesced: AtomicU64,
 }
+
+/// Where the subscribers of one rule pattern are rung. BOTH: subscribers set bits, ringers take them away.
+#[repr(C, align(128))]
+pub(crate) struct ChannelBell {
+    /// Name bits of subscribers that sleep.
+    pub(crate) waiting: AtomicU64,
+}
+const _: () = assert!(size_of::<ChannelBell>() == 128);
+
+/// The outbox of each channel, `epoch << 8 | log2(capacity)`, 0 for none. Consumer only.
+#[repr(C)]
+pub(crate) struct ChannelOutbox {
+    pub(crate) word: AtomicU64,
+}
+
+/// One subscriber.
+#[repr(C, align(128))]
+pub(crate) struct SubscriberSlot {
+    /// BOTH: 1 while it sleeps; whoever wakes it changes the word first.
+    pub(crate) parked: AtomicU32,
+    /// 0 free, 1 being filled, 2 in use.
+    pub(crate) state: AtomicU32,
+    /// Which names it wants to be woken for: the bits of their hashes. Subscriber only, from here on.
+    pub(crate) name_bits: AtomicU64,
+    /// One bit for each channel that it listens to.
+    pub(crate) channels: [AtomicU64; CHANNELS_MAX / 64],
+    /// Its object, whose lock is its sign of life.
+    pub(crate) epoch: AtomicU64,
+    pub(crate) pid: AtomicU32,
+    /// 1 when somebody asked it to return from its wait.
+    pub(crate) woken: AtomicU32,
+    pub(crate) label: [AtomicU64; LABEL_BYTES / 8],
+    pub(crate) pattern: [AtomicU64; NAME_BYTES / 8],
+    pub(crate) delivered: AtomicU64,
+    pub(crate) filtered: AtomicU64,
+    pub(crate) lagged: AtomicU64,
+    pub(crate) wakes: AtomicU64,
+}
+const _: () = assert!(size_of::<SubscriberSlot>() == 384);
 
 /// One source of events: a publisher's label and the rule it published under. Consumer only.
 #[repr(C)]
@@ -184,11 +254,19 @@ unsafe impl Shared for DirectoryEntry {}
 // SAFETY: as above.
 unsafe impl Shared for NameSlot {}
 // SAFETY: as above.
+unsafe impl Shared for SchemaSlot {}
+// SAFETY: as above.
 unsafe impl Shared for LaneCommitSlot {}
 // SAFETY: as above.
 unsafe impl Shared for ServiceCommitSlot {}
 // SAFETY: as above.
 unsafe impl Shared for SourceSlot {}
+// SAFETY: as above.
+unsafe impl Shared for ChannelBell {}
+// SAFETY: as above.
+unsafe impl Shared for ChannelOutbox {}
+// SAFETY: as above.
+unsafe impl Shared for SubscriberSlot {}
 // SAFETY: a structure of atomics, see `clock`.
 unsafe impl Shared for CalibrationPage {}
 // SAFETY: arrays of what may be shared may be shared.
@@ -209,8 +287,17 @@ pub(crate) const LANE_COMMITS_OFFSET: usize =
     page(SOURCES_OFFSET + SOURCES_MAX * size_of::<SourceSlot>());
 pub(crate) const SERVICE_COMMITS_OFFSET: usize =
     page(LANE_COMMITS_OFFSET + 2 * LANES_MAX * size_of::<LaneCommitSlot>());
-pub(crate) const CONTROL_BYTES: usize =
+pub(crate) const SCHEMAS_OFFSET: usize =
     page(SERVICE_COMMITS_OFFSET + 2 * SERVICES_MAX * size_of::<ServiceCommitSlot>());
+pub(crate) const CHANNELS_OFFSET: usize =
+    page(SCHEMAS_OFFSET + SCHEMAS_MAX * size_of::<SchemaSlot>());
+pub(crate) const BELLS_OFFSET: usize = page(CHANNELS_OFFSET + CHANNELS_MAX * size_of::<NameSlot>());
+pub(crate) const OUTBOXES_OFFSET: usize =
+    page(BELLS_OFFSET + CHANNELS_MAX * size_of::<ChannelBell>());
+pub(crate) const SUBSCRIBERS_OFFSET: usize =
+    page(OUTBOXES_OFFSET + CHANNELS_MAX * size_of::<ChannelOutbox>());
+pub(crate) const CONTROL_BYTES: usize =
+    page(SUBSCRIBERS_OFFSET + SUBSCRIBERS_MAX * size_of::<SubscriberSlot>());
 
 const fn page(offset: usize) -> usize {
     offset.next_multiple_of(4096)

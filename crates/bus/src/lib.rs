@@ -39,7 +39,11 @@ mod sync;
 
 // The ring and the doorbell are what loom checks; everything else needs an operating system.
 #[cfg(not(loom))]
+mod batch;
+#[cfg(not(loom))]
 mod bus;
+#[cfg(not(loom))]
+mod channel;
 #[cfg(not(loom))]
 mod clock;
 #[cfg(not(loom))]
@@ -51,6 +55,8 @@ mod drain;
 #[cfg(not(loom))]
 mod error;
 #[cfg(not(loom))]
+mod event;
+#[cfg(not(loom))]
 mod lane;
 #[cfg(not(loom))]
 mod layout;
@@ -61,6 +67,8 @@ mod names;
 #[cfg(not(loom))]
 mod object;
 #[cfg(not(loom))]
+mod outbox;
+#[cfg(not(loom))]
 mod pattern;
 #[cfg(not(loom))]
 mod publisher;
@@ -69,13 +77,24 @@ mod region;
 #[cfg(not(loom))]
 mod rule;
 #[cfg(not(loom))]
+mod schema;
+#[cfg(not(loom))]
 mod stats;
+#[cfg(not(loom))]
+mod subscribers;
+#[cfg(not(loom))]
+mod subscription;
 
 #[cfg(all(test, loom))]
 mod models;
 
 #[cfg(not(loom))]
 pub use self::{
+    batch::{
+        AGGREGATE_FIELDS_MAX, AggregateView, BATCH_HEAD_BYTES_MAX, Batch, BatchParts, BatchView,
+        Entries, Entry, EntryView, FieldSummary, GapBody, PaddedPrefix, append_aggregate,
+        append_entry,
+    },
     bus::{Bus, BusOptions, Limits},
     clock::{Clock, ClockSource},
     commit::ServiceCommit,
@@ -84,11 +103,20 @@ pub use self::{
         Sleep, Verdict,
     },
     error::{Error, ErrorKind},
+    event::{Dropped, Event, Lagged, OwnedEvent, Subscriber},
     level::Level,
-    pattern::{NameError, Pattern, PatternError, check_event_name},
+    outbox::Outbox,
+    pattern::{NameError, Pattern, PatternError, check_event_name, literal_prefix},
     publisher::{
         Claim, Counts, FlushError, Guarantee, PublishBatch, PublishError, Publisher, Topic,
     },
-    rule::{Class, Explanation, Overflow, Resolved, Rule, RuleError, RuleTable},
-    stats::{ConsumerInfo, Dropped, LaneStats, ServiceStats, SourceStats, Stats},
+    rule::{Class, ConflateKey, Explanation, Overflow, Resolved, Rule, RuleError, RuleTable},
+    schema::{EventField, EventLayout, Field, FieldKind, Schema, SchemaError, SchemaMismatch},
+    stats::{
+        ConsumerInfo, DropCounts, LaneStats, ServiceStats, SourceStats, Stats, SubscriberStats,
+    },
+    subscription::{
+        OnLag, Position, PositionError, RecvError, Since, SubscribeOptions, Subscription,
+        SubscriptionCounts, SubscriptionWaker,
+    },
 };

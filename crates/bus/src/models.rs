@@ -267,7 +267,7 @@ fn sleeper(without: Without) {
             })
         };
         let mut reader = Reader::resume(Arc::clone(&words), 32, 0, 0);
-        line.set_parked(doorbell::PARKED, || {
+        line.set_parked(doorbell::PARKED, 0, || {
             if without != Without::Fence {
                 doorbell::full_fence();
             }

@@ -19,11 +19,11 @@ const PROBES_MAX: usize = 64;
 
 /// The id of `name`, adding it where it is new; [`INLINE_NAME_ID`] when there is no room. Lock-free, for
 /// set-up and not for the publish path.
-pub(crate) fn intern(names: &Pinned<[NameSlot; NAMES_MAX]>, name: &str) -> u32 {
+pub(crate) fn intern<const N: usize>(names: &Pinned<[NameSlot; N]>, name: &str) -> u32 {
     let hash = hash(name);
-    let start = hash as usize % NAMES_MAX;
+    let start = hash as usize % N;
     for probe in 0..PROBES_MAX {
-        let id = (start + probe) % NAMES_MAX;
+        let id = (start + probe) % N;
         let slot = &names[id];
         // ORDERING: Acquire on failure (N1), to read the text of whoever holds the slot.
         let taken = slot
@@ -42,7 +42,7 @@ pub(crate) fn intern(names: &Pinned<[NameSlot; NAMES_MAX]>, name: &str) -> u32 {
             }
             // ORDERING: Relaxed; N1 was the failed exchange.
             Err(READY) if slot.hash.load(Ordering::Relaxed) == hash => {
-                if read(names, id as u32).as_deref() == Some(name) {
+                if text(names, id as u32).as_deref() == Some(name) {
                     return id as u32;
                 }
             }
@@ -55,6 +55,13 @@ pub(crate) fn intern(names: &Pinned<[NameSlot; NAMES_MAX]>, name: &str) -> u32 {
 
 /// The name with this id, if it is there and is a valid event name. The copy is checked, not the table.
 pub(crate) fn read(names: &Pinned<[NameSlot; NAMES_MAX]>, id: u32) -> Option<String> {
+    let name = text(names, id)?;
+    crate::pattern::check_event_name(&name).ok()?;
+    Some(name)
+}
+
+/// The text with this id, if it is there.
+pub(crate) fn text<const N: usize>(names: &Pinned<[NameSlot; N]>, id: u32) -> Option<String> {
     let slot = names.get(id as usize)?;
     // ORDERING: Acquire (N1).
     if slot.state.load(Ordering::Acquire) != READY {
@@ -71,9 +78,12 @@ pub(crate) fn read(names: &Pinned<[NameSlot; NAMES_MAX]>, id: u32) -> Option<Str
         bytes.extend_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
     }
     bytes.truncate(length_bytes);
-    let name = String::from_utf8(bytes).ok()?;
-    crate::pattern::check_event_name(&name).ok()?;
-    Some(name)
+    String::from_utf8(bytes).ok()
+}
+
+/// The bit that stands for a name where subscribers say what they want to be woken for.
+pub(crate) fn bit(name: &str) -> u64 {
+    1 << (hash(name) >> 58)
 }
 
 /// FNV-1a: the table needs spread, not secrecy.

@@ -198,3 +198,13 @@ pub(crate) fn control_name(bus: &str) -> String {
 pub(crate) fn lane_name(bus: &str, epoch: u64) -> String {
     format!("/millpond.{bus}.lane.{epoch:x}")
 }
+
+/// The name of the outbox with this epoch.
+pub(crate) fn outbox_name(bus: &str, epoch: u64) -> String {
+    format!("/millpond.{bus}.outbox.{epoch:x}")
+}
+
+/// The name of the object whose lock is a subscriber's sign of life.
+pub(crate) fn subscriber_name(bus: &str, epoch: u64) -> String {
+    format!("/millpond.{bus}.subscriber.{epoch:x}")
+}

@@ -97,6 +97,17 @@ fn check_shape(text: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// What the events of a batch have in common: the name without its last segment, or all of it where it has
+/// only one.
+///
+/// ```
+/// assert_eq!(millpond_bus::literal_prefix("data:users:created"), "data:users");
+/// assert_eq!(millpond_bus::literal_prefix("ready"), "ready");
+/// ```
+pub fn literal_prefix(name: &str) -> &str {
+    name.rsplit_once(':').map_or(name, |(prefix, _)| prefix)
+}
+
 /// A pattern of event names: segments separated by `:`, each a literal or `*`.
 ///
 /// A `*` in the middle matches exactly one segment, at the end one or more.
@@ -166,6 +177,30 @@ impl Pattern {
             }
         }
         given.next().is_none()
+    }
+
+    /// Whether some event name matches both.
+    ///
+    /// ```
+    /// use millpond_bus::Pattern;
+    /// let data: Pattern = "data:*".parse()?;
+    /// assert!(data.overlaps(&"*:created".parse()?)); // data:created
+    /// assert!(!data.overlaps(&"chat:*".parse()?));
+    /// assert!(!data.overlaps(&"data".parse()?));
+    /// # Ok::<(), millpond_bus::PatternError>(())
+    /// ```
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let ours: Vec<&str> = self.text.split(':').collect();
+        let theirs: Vec<&str> = other.text.split(':').collect();
+        let (open, open_theirs) = (ours.last() == Some(&"*"), theirs.last() == Some(&"*"));
+        // A trailing `*` stands for one segment or more, so it can grow to the other's length.
+        let fits = match ours.len().cmp(&theirs.len()) {
+            Ordering::Equal => true,
+            Ordering::Less => open,
+            Ordering::Greater => open_theirs,
+        };
+        let pairs = ours.iter().zip(&theirs);
+        fits && pairs.clone().all(|(&a, &b)| a == b || a == "*" || b == "*")
     }
 
     /// The part of `name` that the first `*` matched: one segment, or for a trailing `*` all the rest.

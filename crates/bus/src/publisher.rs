@@ -3,7 +3,6 @@
 //! The publish path does not allocate, format, log or make a system call; what it may wait for is space
 //! in its own lane, when its rule says `block`.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
@@ -13,21 +12,22 @@ use std::time::{Duration, Instant};
 use zerocopy::FromZeros;
 use zerocopy::little_endian::{U16, U32, U64};
 
+use crate::channel;
 use crate::clock::Clock;
 use crate::control::Control;
 use crate::doorbell;
 use crate::error::{Error, ErrorKind};
-use crate::lane::{self, Lane, LaneMemory};
-use crate::layout::DATA_OFFSET;
+use crate::lane::{self, Lane, LaneMemory, RingKind};
 use crate::level::Level;
 use crate::names::{self, INLINE_NAME_ID};
 use crate::object;
 use crate::pattern::check_event_name;
 use crate::ring::{KIND_EVENT, RecordHeader, RingMemory, Slot, Writer};
-use crate::rule::{Class, Overflow, Rule, RuleTable};
-use crate::sync::atomic::Ordering;
+use crate::rule::{Overflow, Rule, RuleTable};
+use crate::sync::atomic::{Ordering, fence};
 
 mod claim;
+mod fixed;
 
 pub use claim::{Claim, PublishBatch};
 
@@ -38,10 +38,19 @@ const WAIT_SLICE: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Topic {
     publisher_id: u64,
+    /// Place of its target: targets move to other lanes when the rules change, topics stay.
+    index: u32,
+}
+
+/// Where the events of a topic go under the rules in force.
+#[derive(Debug, Clone, Copy)]
+struct Target {
     lane: u32,
     name_id: u32,
-    /// Index of the inline name, where the name table was full.
-    inline: u32,
+    /// Schema of its events, 0 for plain bytes.
+    schema_id: u32,
+    /// What subscribers of this name are waiting with, see `channel`.
+    bit: u64,
 }
 
 /// Why an event was not published. Every one of these is counted as a drop of its lane, with its cause.
@@ -63,6 +72,8 @@ pub enum PublishError {
     Quarantined,
     /// The topic was made by another publisher. Not counted: there is no lane to count it in.
     ForeignTopic,
+    /// The topic was made for events of another type. Not counted: nothing was offered under this topic.
+    WrongSchema,
 }
 
 impl fmt::Display for PublishError {
@@ -84,6 +95,9 @@ impl fmt::Display for PublishError {
                 "the consumer has quarantined this lane because of damage; attach again",
             ),
             PublishError::ForeignTopic => f.write_str("the topic belongs to another publisher"),
+            PublishError::WrongSchema => f.write_str(
+                "the topic is for events of another type: make it with `event_topic` of this type",
+            ),
         }
     }
 }
@@ -154,9 +168,16 @@ struct PublisherLane {
     payload_bytes_limit: u32,
     ring_after_events: u64,
     ring_after_bytes: u64,
+    /// The consumer must not sleep longer than this past an event.
+    max_delay_ns: u64,
     persisted: bool,
-    immediate: bool,
+    /// Subscribers read it themselves, and we ring them.
+    direct: bool,
+    channel: u32,
     overflow: Overflow,
+    rule: Rule,
+    /// Left for another lane when the rules changed. The consumer drains and removes it.
+    retired: bool,
     /// Holding it open holds the liveness lock.
     _descriptor: OwnedFd,
 }
@@ -194,37 +215,38 @@ pub struct Publisher {
     control: Arc<Control>,
     label: String,
     rules: RuleTable,
+    /// The generation of `rules`.
+    rules_generation: u32,
     clock: Clock,
     registered: bool,
     lanes: Vec<PublisherLane>,
-    /// Rule index to lane.
-    lane_of_rule: HashMap<usize, u32>,
-    inline_names: Vec<String>,
+    targets: Vec<Target>,
+    /// The names of the targets.
+    names: Vec<Box<str>>,
     not_sync: PhantomData<std::cell::Cell<()>>,
 }
 
 impl Publisher {
-    pub(crate) fn new(
-        control: Arc<Control>,
-        label: &str,
-        rules: RuleTable,
-        registered: bool,
-    ) -> Self {
+    pub(crate) fn new(control: Arc<Control>, label: &str, registered: bool) -> Result<Self, Error> {
+        // ORDERING: Acquire; before the table, so that a change in between is seen at the first publish.
+        let rules_generation = control.doorbell.rules_generation.load(Ordering::Acquire);
+        let rules = control.rules()?;
         // ORDERING: Relaxed; the number only has to be unique within the bus.
         let id = control.request.last_epoch.fetch_add(1, Ordering::Relaxed);
         let clock = Clock::new(control.calibration.clone());
-        Publisher {
+        Ok(Publisher {
             id,
             control,
             label: label.to_owned(),
             rules,
+            rules_generation,
             clock,
             registered,
             lanes: Vec::new(),
-            lane_of_rule: HashMap::new(),
-            inline_names: Vec::new(),
+            targets: Vec::new(),
+            names: Vec::new(),
             not_sync: PhantomData,
-        }
+        })
     }
 
     /// Resolves an event name: which rule applies, which lane carries it. Keep the topic and reuse it.
@@ -237,45 +259,101 @@ impl Publisher {
     pub fn topic(&mut self, event_name: &str) -> Result<Topic, Error> {
         check_event_name(event_name)
             .map_err(|error| Error::new(ErrorKind::InvalidInput, error.to_string()))?;
+        let target = self.target(event_name)?;
+        self.targets.push(target);
+        self.names.push(event_name.into());
+        Ok(Topic {
+            publisher_id: self.id,
+            index: self.targets.len() as u32 - 1,
+        })
+    }
+
+    /// The lane that `event_name` goes to under the rules in force, made where it is new.
+    fn target(&mut self, event_name: &str) -> Result<Target, Error> {
         let Some(resolved) = self.rules.resolve(event_name) else {
             let message = format!("no rule matches the event name {event_name:?}: add one for `*`");
             return Err(Error::new(ErrorKind::InvalidInput, message));
         };
-        let (rule_index, rule) = (resolved.index, resolved.rule.clone());
-        let lane = match self.lane_of_rule.get(&rule_index) {
-            Some(&lane) => lane,
+        let rule = resolved.rule.clone();
+        let known = |lane: &PublisherLane| !lane.retired && lane.rule == rule;
+        let lane = match self.lanes.iter().position(known) {
+            Some(lane) => lane,
             None => {
-                let made = self.register_lane(&rule)?;
-                let lane = self.lanes.len() as u32;
+                let mut made = self.register_lane(&rule)?;
+                // Over a change of the rules, too, time does not go back.
+                let times = self.lanes.iter().map(|lane| lane.last_time_ns);
+                made.last_time_ns = times.max().unwrap_or(0);
                 self.lanes.push(made);
-                self.lane_of_rule.insert(rule_index, lane);
-                lane
+                self.lanes.len() - 1
             }
         };
-        let name_id = names::intern(&self.control.names, event_name);
-        let inline = if name_id == INLINE_NAME_ID {
-            self.inline_names.push(event_name.to_owned());
-            self.inline_names.len() as u32 - 1
-        } else {
-            0
-        };
-        Ok(Topic {
-            publisher_id: self.id,
-            lane,
-            name_id,
-            inline,
+        Ok(Target {
+            lane: lane as u32,
+            name_id: names::intern(&self.control.names, event_name),
+            schema_id: 0,
+            bit: names::bit(event_name),
         })
+    }
+
+    /// The rules have changed: each topic goes where they say from its next event on. What is in a lane that
+    /// no topic uses any more is drained as before.
+    #[cold]
+    fn follow_rules(&mut self) {
+        // ORDERING: Acquire; the table was written before the number.
+        self.rules_generation = self
+            .control
+            .doorbell
+            .rules_generation
+            .load(Ordering::Acquire);
+        let Ok(rules) = self.control.rules() else {
+            return;
+        };
+        self.rules = rules;
+        for index in 0..self.targets.len() {
+            let name = std::mem::take(&mut self.names[index]);
+            // Where there is no rule or no room for it now, the old lane goes on: nothing is lost.
+            if let Ok(target) = self.target(&name) {
+                let schema_id = self.targets[index].schema_id;
+                self.targets[index] = Target {
+                    schema_id,
+                    ..target
+                };
+            }
+            self.names[index] = name;
+        }
+        let mut retired = false;
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            let is_used = |target: &Target| target.lane as usize == index;
+            if !lane.retired && !self.targets.iter().any(is_used) {
+                lane.retire();
+                retired = true;
+            }
+        }
+        if retired {
+            self.announce_directory_change();
+        }
+    }
+
+    fn announce_directory_change(&self) {
+        // ORDERING: Release; what has changed comes before the number that announces it.
+        self.control
+            .request
+            .directory_changes
+            .fetch_add(1, Ordering::Release);
+        self.control.ring();
     }
 
     /// Creates a lane and enters it in the directory with one compare-and-swap.
     fn register_lane(&self, rule: &Rule) -> Result<PublisherLane, Error> {
         let control = &self.control;
-        self.check_budget(u64::from(rule.lane_bytes))?;
+        let channel = channel::of_pattern(control, &rule.pattern)?;
+        control.check_budget(u64::from(rule.lane_bytes))?;
         // ORDERING: Relaxed; the number only has to be unique.
         let epoch = control.request.last_epoch.fetch_add(1, Ordering::Relaxed) + 1;
         let created_ns = self.clock.now_ns();
         let made = lane::create(
             &control.bus,
+            RingKind::Lane,
             epoch,
             &self.label,
             rule,
@@ -302,36 +380,8 @@ impl Publisher {
             );
             return Err(Error::new(ErrorKind::LimitReached, message));
         }
-        // ORDERING: Release; the directory entry before the number that announces it.
-        control
-            .request
-            .directory_changes
-            .fetch_add(1, Ordering::Release);
-        control.ring();
-        Ok(PublisherLane::over(made, rule))
-    }
-
-    /// Checks the lanes that exist plus a new one of `lane_bytes` against the limit of the bus.
-    fn check_budget(&self, lane_bytes: u64) -> Result<(), Error> {
-        let used_bytes: u64 = self
-            .control
-            .directory
-            .iter()
-            // ORDERING: Relaxed; only sizes are summed.
-            .map(|entry| entry.word.load(Ordering::Relaxed))
-            .filter(|&word| word != 0)
-            .map(|word| DATA_OFFSET as u64 + (1 << (word & 0x3f)))
-            .sum();
-        let limit_bytes = self.control.limits.bus_bytes;
-        if used_bytes + DATA_OFFSET as u64 + lane_bytes > limit_bytes {
-            let message = format!(
-                "a lane of {lane_bytes} bytes does not fit: bus {:?} uses {used_bytes} of its {limit_bytes} \
-                 bytes; stop some publishers, lower `lane-bytes` of the rule, or raise `bus-bytes`",
-                self.control.bus
-            );
-            return Err(Error::new(ErrorKind::LimitReached, message));
-        }
-        Ok(())
+        self.announce_directory_change();
+        Ok(PublisherLane::over(made, rule, channel))
     }
 
     /// Publishes one event and returns its sequence number within its lane.
@@ -348,16 +398,17 @@ impl Publisher {
         level: Level,
         payload: &[u8],
     ) -> Result<u64, PublishError> {
-        if topic.name_id == INLINE_NAME_ID {
+        let target = self.find(topic)?;
+        if target.name_id == INLINE_NAME_ID {
             return self.publish_inline(topic, level, payload);
         }
-        let slot = self.reserve(topic, payload.len())?;
+        let slot = self.reserve(target, payload.len())?;
         let time_ns = self.clock.stamp_ns();
-        let lane = &mut self.lanes[topic.lane as usize];
+        let lane = &mut self.lanes[target.lane as usize];
         lane.writer.write_payload(slot, 0, payload);
-        let sequence = lane.finish(slot, payload.len(), time_ns, level, topic.name_id, 0);
+        let sequence = lane.finish(slot, payload.len(), time_ns, level, target, 0);
         lane.writer.commit();
-        self.after_commit(topic.lane);
+        self.after_commit(target);
         Ok(sequence)
     }
 
@@ -385,19 +436,17 @@ impl Publisher {
         level: Level,
         length_bytes: usize,
     ) -> Result<Claim<'_>, PublishError> {
-        let name = if topic.name_id == INLINE_NAME_ID {
-            self.inline_names
-                .get(topic.inline as usize)
-                .cloned()
-                .unwrap_or_default()
+        let target = self.find(topic)?;
+        let name = if target.name_id == INLINE_NAME_ID {
+            self.names[topic.index as usize].clone()
         } else {
-            String::new()
+            Box::default()
         };
         let prefix_bytes = if name.is_empty() { 0 } else { 2 + name.len() };
-        let slot = self.reserve(topic, prefix_bytes + length_bytes)?;
+        let slot = self.reserve(target, prefix_bytes + length_bytes)?;
         let mut claim = Claim {
             publisher: self,
-            topic,
+            target,
             slot,
             level,
             written_bytes: 0,
@@ -415,13 +464,12 @@ impl Publisher {
     /// # Errors
     /// `ForeignTopic` for a topic of another publisher.
     pub fn batch(&mut self, topic: Topic) -> Result<PublishBatch<'_>, PublishError> {
-        if topic.publisher_id != self.id {
-            return Err(PublishError::ForeignTopic);
-        }
+        let target = self.find(topic)?;
         let time_ns = self.clock.stamp_ns();
         Ok(PublishBatch {
             publisher: self,
             topic,
+            target,
             time_ns,
             staged: 0,
         })
@@ -469,12 +517,13 @@ impl Publisher {
             // ORDERING: Relaxed; the fence below orders it before the look at the positions (P3).
             header.space.waiting.store(1, Ordering::Relaxed);
             doorbell::full_fence();
-            let durable = guarantee == Guarantee::Durable && lane.persisted;
+            // What is not persisted has no disk to wait for, and is released later than it is taken.
+            let written = guarantee == Guarantee::Written && lane.persisted;
             let line = &header.reader;
-            let reached = if durable {
-                &line.durable_position
-            } else {
+            let reached = if written {
                 &line.head_position
+            } else {
+                &line.durable_position
             };
             // ORDERING: Acquire (P2).
             let reached = reached.load(Ordering::Acquire);
@@ -518,34 +567,35 @@ impl Publisher {
 
     /// The longest payload that this topic's rule allows, in bytes.
     pub fn payload_bytes_limit(&self, topic: Topic) -> u32 {
-        let inline = self
-            .inline_names
-            .get(topic.inline as usize)
-            .map_or(0, |name| 2 + name.len());
-        let name_bytes = if topic.name_id == INLINE_NAME_ID {
-            inline as u32
+        let Ok(target) = self.find(topic) else {
+            return 0;
+        };
+        let name_bytes = if target.name_id == INLINE_NAME_ID {
+            2 + self.names[topic.index as usize].len() as u32
         } else {
             0
         };
-        let limit = self
-            .lanes
-            .get(topic.lane as usize)
-            .map_or(0, |lane| lane.payload_bytes_limit);
+        let limit = self.lanes[target.lane as usize].payload_bytes_limit;
         limit.saturating_sub(name_bytes)
     }
 
     #[inline(always)]
-    fn reserve(&mut self, topic: Topic, payload_bytes: usize) -> Result<Slot, PublishError> {
-        if topic.publisher_id != self.id {
-            return Err(PublishError::ForeignTopic);
+    fn find(&self, topic: Topic) -> Result<Target, PublishError> {
+        match self.targets.get(topic.index as usize) {
+            Some(target) if topic.publisher_id == self.id => Ok(*target),
+            _ => Err(PublishError::ForeignTopic),
         }
-        let lane = &mut self.lanes[topic.lane as usize];
+    }
+
+    #[inline(always)]
+    fn reserve(&mut self, target: Target, payload_bytes: usize) -> Result<Slot, PublishError> {
+        let lane = &mut self.lanes[target.lane as usize];
         if payload_bytes > lane.payload_bytes_limit as usize {
             return Err(lane.drop_too_long(payload_bytes));
         }
         match lane.writer.reserve(payload_bytes) {
             Some(slot) => Ok(slot),
-            None => self.reserve_when_full(topic.lane, payload_bytes),
+            None => self.reserve_when_full(target.lane, payload_bytes),
         }
     }
 
@@ -585,10 +635,29 @@ impl Publisher {
     }
 
     #[inline(always)]
-    fn after_commit(&self, lane: u32) {
-        let parked = self.control.doorbell.parked_after_commit(self.registered);
+    fn after_commit(&mut self, target: Target) {
+        let control = &self.control;
+        let parked = control.doorbell.parked_after_commit(self.registered);
+        let lane = &self.lanes[target.lane as usize];
+        if lane.direct {
+            let waiting = &control.bells[lane.channel as usize].waiting;
+            // ORDERING: Relaxed; ordered against the tail by barrier A in `parked_after_commit`.
+            if waiting.load(Ordering::Relaxed) & target.bit != 0 {
+                channel::ring(control, lane.channel, target.bit);
+            }
+        }
         if parked != doorbell::AWAKE {
-            self.ring_if_due(lane, parked);
+            self.ring_if_due(target.lane, parked);
+        }
+        // ORDERING: Relaxed; `follow_rules` looks again.
+        if self
+            .control
+            .doorbell
+            .rules_generation
+            .load(Ordering::Relaxed)
+            != self.rules_generation
+        {
+            self.follow_rules();
         }
     }
 
@@ -599,14 +668,26 @@ impl Publisher {
         if parked == doorbell::PARKED_FOR_DISK && lane.persisted {
             return;
         }
-        if parked != doorbell::PARKED && !lane.immediate {
+        // What subscribers take from the lane themselves need not wake the consumer.
+        let subscribed = lane.direct && !lane.persisted;
+        if parked != doorbell::PARKED || subscribed {
             let line = &lane.header().reader;
             // ORDERING: Relaxed; a stale position only rings a little early.
             let drained_position = line.drained_position.load(Ordering::Relaxed);
             let drained_sequence = line.drained_sequence.load(Ordering::Relaxed);
             let lag_bytes = lane.writer.tail_position().saturating_sub(drained_position);
             let lag_events = lane.writer.sequence_next().saturating_sub(drained_sequence);
-            if lag_bytes < lane.ring_after_bytes && lag_events < lane.ring_after_events {
+            let is_late = || {
+                // ORDERING: Acquire fence; the time was stored before the mark that we have seen.
+                fence(Ordering::Acquire);
+                let until_ns = &self.control.doorbell.parked_until_ns;
+                // ORDERING: Relaxed; ordered by the fence.
+                lane.last_time_ns + lane.max_delay_ns < until_ns.load(Ordering::Relaxed)
+            };
+            if lag_bytes < lane.ring_after_bytes
+                && lag_events < lane.ring_after_events
+                && (subscribed || !is_late())
+            {
                 return;
             }
         }
@@ -618,17 +699,11 @@ impl Publisher {
 
 impl Drop for Publisher {
     fn drop(&mut self) {
-        for lane in &self.lanes {
-            // ORDERING: Release; everything this lane will ever hold comes before it.
-            lane.header().publisher.closed.store(1, Ordering::Release);
+        for lane in &mut self.lanes {
+            lane.retire();
         }
         if !self.lanes.is_empty() {
-            // ORDERING: Release; the marks before the number that announces them.
-            self.control
-                .request
-                .directory_changes
-                .fetch_add(1, Ordering::Release);
-            self.control.ring();
+            self.announce_directory_change();
         }
     }
 }
@@ -644,25 +719,37 @@ impl fmt::Debug for Publisher {
 }
 
 impl PublisherLane {
-    fn over(lane: Lane, rule: &Rule) -> Self {
+    fn over(lane: Lane, rule: &Rule, channel: u32) -> Self {
+        let (ring_after_bytes, ring_after_events) = rule.ring_after();
         PublisherLane {
-            ring_after_bytes: lane.memory.capacity_bytes() / 2,
+            ring_after_bytes,
             writer: Writer::new(lane.memory),
             last_time_ns: 0,
             dropped_full: 0,
             dropped_deadline: 0,
             dropped_too_long: 0,
             payload_bytes_limit: rule.payload_bytes_limit,
-            ring_after_events: rule.max_events.into(),
+            ring_after_events,
+            max_delay_ns: rule.max_delay.as_nanos().min(1 << 60) as u64,
             persisted: rule.service.is_some(),
-            immediate: rule.class == Class::Passthrough,
+            direct: rule.is_direct(),
+            channel,
             overflow: rule.overflow,
+            rule: rule.clone(),
+            retired: false,
             _descriptor: lane.descriptor,
         }
     }
 
     fn header(&self) -> &crate::ring::RingHeader {
         self.writer.memory().header()
+    }
+
+    /// Nothing will be published here any more.
+    fn retire(&mut self) {
+        self.retired = true;
+        // ORDERING: Release; everything this lane will ever hold comes before it.
+        self.header().publisher.closed.store(1, Ordering::Release);
     }
 
     /// Writes the header of a record whose payload is in place, and stages it.
@@ -673,7 +760,7 @@ impl PublisherLane {
         length_bytes: usize,
         time_ns: u64,
         level: Level,
-        name_id: u32,
+        target: Target,
         flags: u16,
     ) -> u64 {
         // The clock may be corrected between two events; within a lane time never goes back.
@@ -686,7 +773,8 @@ impl PublisherLane {
         header.flags = U16::new(flags);
         header.time_ns = U64::new(self.last_time_ns);
         header.sequence = U64::new(sequence);
-        header.name_id = U32::new(name_id);
+        header.name_id = U32::new(target.name_id);
+        header.schema_id = U32::new(target.schema_id);
         self.writer.write_header(slot, &header);
         self.writer.stage(slot);
         sequence

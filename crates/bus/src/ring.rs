@@ -2,7 +2,8 @@
 //!
 //! # Layout (byte offsets from `RING_OFFSET` of a lane)
 //! ```text
-//!   0x000  tail_position u64 | sequence_next u64 | drop counters | flush request | closed     publisher only
+//!   0x000  tail_position u64 | sequence_next u64 | drop counters | flush request | closed |
+//!          overwrite_position u64                                                             publisher only
 //!   0x080  head_position u64 | drained_position u64 | durable_position u64 | quarantined      consumer only
 //!   0x100  waiting u32                          BOTH: a waker must change the word that is slept on
 //!
@@ -21,6 +22,9 @@
 //! - P2 `head_position`: Release in `release` -> Acquire in `reserve`; carries "bytes copied out".
 //! - P3 sleep and wake: see `doorbell`.
 //! - P4 `sequence_next`: Release after `tail_position` -> Acquire before it; carries I5.
+//! - P5 `overwrite_position`: stored before a Release fence and the bytes that follow -> loaded after the
+//!   copy and an Acquire fence. Readers that release nothing (subscribers) learn from it whether what
+//!   they copied was whole: bytes below `overwrite_position - capacity_bytes` may be anything.
 //!
 //! The code runs over any [`RingMemory`]: a lane in shared memory, or words that loom watches.
 
@@ -29,7 +33,7 @@ use std::mem::offset_of;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// Written by the publisher only. Its own pair of cache lines: hardware fetches 64-byte lines in pairs.
 #[derive(Default)]
@@ -48,6 +52,8 @@ pub(crate) struct PublisherLine {
     pub(crate) flush_guarantee: AtomicU32,
     /// 1 once the publisher has detached in order.
     pub(crate) closed: AtomicU32,
+    /// The writer may be writing anywhere below it (P5).
+    pub(crate) overwrite_position: AtomicU64,
 }
 
 /// Written by the consumer only.
@@ -113,6 +119,14 @@ pub(crate) const KIND_EVENT: u8 = 1;
 /// Fills the ring up to its end, where the next record would not fit in one piece. Only its first
 /// eight bytes need to exist.
 pub(crate) const KIND_PADDING: u8 = 2;
+/// Outbox only: a consolidated record, see `batch`.
+pub(crate) const KIND_BATCH: u8 = 3;
+/// Outbox only: numbers that a publisher dropped.
+pub(crate) const KIND_GAP: u8 = 4;
+/// Outbox only: a lane is gone, and this was its last number.
+pub(crate) const KIND_LANE_END: u8 = 5;
+/// The overwrite is announced this part of the capacity ahead, so that it rarely has to be.
+const ANNOUNCE_PART: u64 = 16;
 const PADDING_HEADER_BYTES: u64 = 8;
 /// A jump of the sequence beyond this is nonsense, not loss.
 const GAP_MAX: u64 = 1 << 48;
@@ -162,6 +176,10 @@ pub(crate) struct Writer<M> {
     staged_position: u64,
     /// The last `head_position` seen. Reloaded only when it says "full".
     head_cached: u64,
+    /// What the shared `overwrite_position` says.
+    announced_position: u64,
+    /// Up to here neither the head nor the announcement needs another look.
+    limit_position: u64,
     /// What the shared `sequence_next` will say after the next commit.
     sequence_next: u64,
     staged_events: u64,
@@ -177,9 +195,34 @@ impl<M: RingMemory> Writer<M> {
             tail_position: 0,
             staged_position: 0,
             head_cached: 0,
+            announced_position: 0,
+            limit_position: 0,
             sequence_next: 0,
             staged_events: 0,
         }
+    }
+
+    /// A writer that goes on where an earlier one stopped.
+    pub(crate) fn resume(memory: M, tail_position: u64, sequence_next: u64) -> Self {
+        let line = &memory.header().publisher;
+        // ORDERING: Relaxed; there is one writer, and the earlier one is dead.
+        let announced_position = line
+            .overwrite_position
+            .load(Ordering::Relaxed)
+            .max(tail_position);
+        Writer {
+            tail_position,
+            staged_position: tail_position,
+            head_cached: tail_position.saturating_sub(memory.capacity_bytes()),
+            announced_position,
+            sequence_next,
+            ..Self::new(memory)
+        }
+    }
+
+    /// End of what is staged.
+    pub(crate) fn staged_position(&self) -> u64 {
+        self.staged_position
     }
 
     pub(crate) fn memory(&self) -> &M {
@@ -202,7 +245,7 @@ impl<M: RingMemory> Writer<M> {
         let to_end = self.capacity_bytes - index;
         let padding = if record_bytes > to_end { to_end } else { 0 };
         let end_position = self.staged_position + padding + record_bytes;
-        if end_position - self.head_cached > self.capacity_bytes && !self.has_room(end_position) {
+        if end_position > self.limit_position && !self.has_room(end_position) {
             return None;
         }
         let start_position = self.staged_position + padding;
@@ -226,7 +269,21 @@ impl<M: RingMemory> Writer<M> {
             .load(Ordering::Acquire);
         // A consumer that writes nonsense may cost us records, not make us overrun our own arithmetic.
         self.head_cached = head_position.clamp(self.head_cached, self.tail_position);
-        end_position - self.head_cached <= self.capacity_bytes
+        let end_allowed = self.head_cached + self.capacity_bytes;
+        if end_position > end_allowed {
+            return false;
+        }
+        if end_position > self.announced_position {
+            let ahead = end_position + self.capacity_bytes / ANNOUNCE_PART;
+            self.announced_position = ahead.min(end_allowed);
+            let line = &self.memory.header().publisher;
+            // ORDERING: Relaxed store, then a Release fence (P5): announced before any byte is written.
+            line.overwrite_position
+                .store(self.announced_position, Ordering::Relaxed);
+            fence(Ordering::Release);
+        }
+        self.limit_position = self.announced_position.min(end_allowed);
+        true
     }
 
     #[cold]
@@ -319,6 +376,7 @@ pub(crate) struct Reader<M> {
     /// The last tail seen and found plausible.
     tail_seen: u64,
     sequence_next: u64,
+    is_outbox: bool,
 }
 
 impl<M: RingMemory> Reader<M> {
@@ -337,7 +395,66 @@ impl<M: RingMemory> Reader<M> {
             position,
             tail_seen: position,
             sequence_next,
+            is_outbox: false,
         }
+    }
+
+    /// The same reader for a ring that the consumer writes: it holds other kinds of records.
+    pub(crate) fn of_outbox(self) -> Self {
+        Reader {
+            is_outbox: true,
+            ..self
+        }
+    }
+
+    #[cold]
+    fn is_outbox_kind(&self, kind: u8) -> bool {
+        self.is_outbox && matches!(kind, KIND_BATCH | KIND_GAP | KIND_LANE_END)
+    }
+
+    pub(crate) fn header(&self) -> &RingHeader {
+        self.memory.header()
+    }
+
+    pub(crate) fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// Whether the writer may have overwritten what was last copied from the current position on (P5).
+    #[inline(always)]
+    pub(crate) fn is_overwritten(&self) -> bool {
+        // ORDERING: Acquire fence (P5): the copies before it come before the load.
+        fence(Ordering::Acquire);
+        let line = &self.memory.header().publisher;
+        // ORDERING: Relaxed; ordered by the fence.
+        let overwrite_position = line.overwrite_position.load(Ordering::Relaxed);
+        overwrite_position > self.position.saturating_add(self.capacity_bytes)
+    }
+
+    /// Goes on at the oldest record that is surely whole: the head, which the writer never passes.
+    pub(crate) fn resync(&mut self) {
+        // ORDERING: Acquire; the records from there on are visible.
+        let head_position = self
+            .memory
+            .header()
+            .reader
+            .head_position
+            .load(Ordering::Acquire);
+        self.position = self.position.max(head_position);
+        self.tail_seen = self.position;
+        self.sequence_next = 0;
+    }
+
+    /// Goes on at `position`, which is where a record starts.
+    pub(crate) fn seek(&mut self, position: u64) {
+        self.position = position;
+        self.tail_seen = position;
+        self.sequence_next = 0;
+    }
+
+    /// Everything below has been seen by `refresh`.
+    pub(crate) fn tail_seen(&self) -> u64 {
+        self.tail_seen
     }
 
     /// Everything below has been read.
@@ -362,7 +479,8 @@ impl<M: RingMemory> Reader<M> {
             .load(Ordering::Acquire);
         let lag = tail.wrapping_sub(self.position);
         if lag > self.capacity_bytes || !tail.is_multiple_of(8) {
-            return Err(self.damage("tail position", tail, self.position + self.capacity_bytes));
+            let limit = self.position.saturating_add(self.capacity_bytes);
+            return Err(self.damage("tail position", tail, limit));
         }
         self.tail_seen = tail;
         Ok(lag)
@@ -385,7 +503,7 @@ impl<M: RingMemory> Reader<M> {
             }
             let mut header = RecordHeader::new_zeroed();
             self.memory.copy_out(index as usize, header.as_mut_bytes());
-            if header.kind != KIND_EVENT {
+            if header.kind != KIND_EVENT && !self.is_outbox_kind(header.kind) {
                 self.skip_padding(index, to_end, waiting)?;
                 continue;
             }
@@ -419,7 +537,8 @@ impl<M: RingMemory> Reader<M> {
         Ok(())
     }
 
-    /// Copies the payload of the record that `peek` just gave.
+    /// Copies the payload of the record that `peek` just gave. A reader that releases nothing asks
+    /// `is_overwritten` afterwards.
     #[inline(always)]
     pub(crate) fn copy_payload(&self, bytes: &mut [u8]) {
         let index = (self.position & (self.capacity_bytes - 1)) as usize + HEADER_BYTES;

@@ -2,8 +2,8 @@
 
 use crate::commit;
 use crate::control::Control;
-use crate::drain::SourceTotalsPlain;
-use crate::lane::{self, Lane};
+use crate::drain::{Scope, SourceTotalsPlain};
+use crate::lane::{self, Lane, RingKind};
 use crate::layout::{load_text, text_of};
 use crate::object;
 use crate::ring::RingMemory;
@@ -11,7 +11,7 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Drops by cause, in events.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Dropped {
+pub struct DropCounts {
     /// The lane was full and its rule drops the newest.
     pub full: u64,
     /// The lane stayed full until the deadline.
@@ -22,7 +22,7 @@ pub struct Dropped {
     pub other: u64,
 }
 
-impl Dropped {
+impl DropCounts {
     /// All causes.
     pub fn total(&self) -> u64 {
         self.full + self.deadline + self.too_long + self.other
@@ -92,8 +92,10 @@ pub struct LaneStats {
     pub written: u64,
     /// Of these, events refused for what they are.
     pub rejected: u64,
+    /// Of those delivered, events that a later one or an aggregate stands for.
+    pub coalesced: u64,
     /// Events dropped, by cause.
-    pub dropped: Dropped,
+    pub dropped: DropCounts,
     /// `published - delivered - dropped`: in the lane, or taken and not yet committed.
     pub in_flight: u64,
     /// Payload bytes delivered.
@@ -121,8 +123,10 @@ pub struct SourceStats {
     pub written: u64,
     /// Of these, events refused for what they are.
     pub rejected: u64,
+    /// Of those delivered, events that a later one or an aggregate stands for.
+    pub coalesced: u64,
     /// Events dropped, by cause.
-    pub dropped: Dropped,
+    pub dropped: DropCounts,
     /// `published - delivered - dropped`.
     pub in_flight: u64,
     /// Payload bytes delivered.
@@ -180,6 +184,50 @@ pub struct Stats {
     pub sources: Vec<SourceStats>,
     /// Services.
     pub services: Vec<ServiceStats>,
+    /// Subscribers that are attached.
+    pub subscribers: Vec<SubscriberStats>,
+}
+
+/// One subscriber.
+///
+/// ```
+/// assert_eq!(millpond_bus::SubscriberStats::default().lagged, 0);
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SubscriberStats {
+    /// Its label.
+    pub label: String,
+    /// Its process.
+    pub pid: u32,
+    /// What it asked for, its patterns with a space between them; cut at 128 bytes.
+    pub pattern: String,
+    /// Events it was given.
+    pub delivered: u64,
+    /// Events that came through its rings and were not for it.
+    pub filtered: u64,
+    /// Events that were overwritten before it read them.
+    pub lagged: u64,
+    /// Times it was woken.
+    pub wakes: u64,
+}
+
+fn read_subscribers(control: &Control) -> Vec<SubscriberStats> {
+    control
+        .subscribers
+        .iter()
+        // ORDERING: Acquire; everything in the slot was stored before the mark.
+        .filter(|slot| slot.state.load(Ordering::Acquire) == 2)
+        .map(|slot| SubscriberStats {
+            label: load_text(&slot.label),
+            // ORDERING: Relaxed; covered by the Acquire.
+            pid: slot.pid.load(Ordering::Relaxed),
+            pattern: load_text(&slot.pattern),
+            delivered: get(&slot.delivered),
+            filtered: get(&slot.filtered),
+            lagged: get(&slot.lagged),
+            wakes: get(&slot.wakes),
+        })
+        .collect()
 }
 
 impl Stats {
@@ -196,6 +244,7 @@ impl Stats {
             sources: read_sources(control, &lanes),
             lanes,
             services: read_services(control),
+            subscribers: read_subscribers(control),
         }
     }
 }
@@ -214,7 +263,7 @@ fn read_lanes(control: &Control) -> Vec<LaneStats> {
             // ORDERING: Acquire; pairs with the Release that registered the lane.
             let word = entry.word.load(Ordering::Acquire);
             let lane = (word != 0)
-                .then(|| lane::open(&control.bus, word >> 8, control.access).ok())
+                .then(|| lane::open(&control.bus, RingKind::Lane, word >> 8, control.access).ok())
                 .flatten()?;
             Some(lane_stats(control, slot, &lane))
         })
@@ -223,8 +272,8 @@ fn read_lanes(control: &Control) -> Vec<LaneStats> {
 
 fn lane_stats(control: &Control, slot: usize, lane: &Lane) -> LaneStats {
     let header = lane.memory.header();
-    let persisted = lane.info.rule.service.is_some();
-    let flip = if persisted {
+    let scope = Scope::of(&lane.info.rule);
+    let flip = if scope == Scope::Persisted {
         &control.consumer.generation
     } else {
         &header.reader.selector
@@ -259,12 +308,17 @@ fn lane_stats(control: &Control, slot: usize, lane: &Lane) -> LaneStats {
         created_ns: lane.info.created_ns,
         pattern: lane.info.rule.pattern.as_str().to_owned(),
         capacity_bytes: lane.memory.capacity_bytes(),
-        lag_bytes: get(&line.tail_position).saturating_sub(get(&header.reader.head_position)),
+        // What passthrough lanes keep behind what is taken is history, not lag.
+        lag_bytes: get(&line.tail_position).saturating_sub(match scope {
+            Scope::Passthrough => get(&header.reader.durable_position),
+            _ => get(&header.reader.head_position),
+        }),
         published,
         delivered: committed.delivered,
         written: committed.written,
         rejected: committed.rejected,
-        dropped: Dropped {
+        coalesced: committed.coalesced,
+        dropped: DropCounts {
             full: known[0],
             deadline: known[1],
             too_long: known[2],
@@ -295,7 +349,8 @@ fn read_sources(control: &Control, lanes: &[LaneStats]) -> Vec<SourceStats> {
                 delivered: totals.delivered,
                 written: totals.written,
                 rejected: totals.rejected,
-                dropped: Dropped {
+                coalesced: totals.coalesced,
+                dropped: DropCounts {
                     full: totals.dropped_full,
                     deadline: totals.dropped_deadline,
                     too_long: totals.dropped_too_long,
@@ -330,7 +385,8 @@ impl SourceStats {
             delivered: 0,
             written: 0,
             rejected: 0,
-            dropped: Dropped::default(),
+            coalesced: 0,
+            dropped: DropCounts::default(),
             in_flight: 0,
             delivered_bytes: 0,
         }
@@ -342,6 +398,7 @@ impl SourceStats {
         self.delivered += lane.delivered;
         self.written += lane.written;
         self.rejected += lane.rejected;
+        self.coalesced += lane.coalesced;
         self.dropped.full += lane.dropped.full;
         self.dropped.deadline += lane.dropped.deadline;
         self.dropped.too_long += lane.dropped.too_long;

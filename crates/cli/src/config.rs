@@ -41,6 +41,8 @@ struct RuleText {
     block_deadline: Option<String>,
     lane_bytes: Option<String>,
     payload_bytes_limit: Option<String>,
+    outbox_bytes: Option<String>,
+    conflate_key: Option<String>,
     max_events: Option<u32>,
     max_bytes: Option<String>,
     max_delay: Option<String>,
@@ -158,16 +160,28 @@ impl RuleText {
             &mut rule.payload_bytes_limit,
             "payload-bytes-limit",
         )?;
+        size(&self.outbox_bytes, &mut rule.outbox_bytes, "outbox-bytes")?;
         size(&self.max_bytes, &mut rule.max_bytes, "max-bytes")?;
         if let Some(max_events) = self.max_events {
             rule.max_events = max_events;
         }
+        if let Some(key) = &self.conflate_key {
+            rule.conflate_key = key.parse()?;
+        }
         if let Some(max_delay) = &self.max_delay {
             rule.max_delay = parse_duration(max_delay)?;
         }
-        // A small lane takes its payload limit along, unless that was given.
+        // A small lane or outbox takes the payload limit along, unless that was given; a long payload takes the
+        // outbox along. What still does not fit, `RuleTable::new` says.
         if self.payload_bytes_limit.is_none() {
-            rule.payload_bytes_limit = rule.payload_bytes_limit.min(rule.lane_bytes / 4);
+            let outbox_bytes = self.outbox_bytes.as_ref().map(|_| rule.outbox_bytes);
+            let longest = outbox_bytes.map_or(u32::MAX, Rule::payload_bytes_for);
+            let limit = rule.payload_bytes_limit.min(rule.lane_bytes / 4);
+            rule.payload_bytes_limit = limit.min(longest);
+        }
+        if self.outbox_bytes.is_none() {
+            let wanted = u32::try_from(Rule::outbox_bytes_for(rule.payload_bytes_limit));
+            rule.outbox_bytes = rule.outbox_bytes.max(wanted.unwrap_or(u32::MAX));
         }
         Ok(rule)
     }
@@ -182,4 +196,71 @@ fn suggestion(message: &str) -> Option<String> {
         .map(|name| (strsim::jaro_winkler(unknown, name), name))
         .max_by(|a, b| a.0.total_cmp(&b.0))?;
     (nearest.0 > 0.7).then(|| format!("\ndid you mean `{}`?", nearest.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use millpond_bus::ConflateKey;
+
+    use super::*;
+
+    fn table(text: &str) -> Result<RuleTable, String> {
+        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+        file.rule_table(Path::new("test.toml"))
+            .map_err(|failure| failure.to_string())
+    }
+
+    fn first(text: &str) -> Rule {
+        let table = table(text).expect("a good rule");
+        table.iter().next().expect("one rule").clone()
+    }
+
+    #[test]
+    fn conflation_and_outbox_are_configured() {
+        let rule = first(
+            r#"
+            [[rule]]
+            pattern = "status:*"
+            class = "conflate"
+            conflate-key = "/service/id"
+            outbox-bytes = "4MiB"
+            "#,
+        );
+        assert_eq!(
+            rule.conflate_key,
+            ConflateKey::Pointer("/service/id".to_owned())
+        );
+        assert_eq!(rule.outbox_bytes, 4 << 20);
+        let by_field =
+            "[[rule]]\npattern = \"a:*\"\nclass = \"conflate\"\nconflate-key = \"field:index\"";
+        assert_eq!(
+            first(by_field).conflate_key,
+            ConflateKey::Field("index".to_owned())
+        );
+    }
+
+    #[test]
+    fn long_payloads_take_the_outbox_along() {
+        let rule = first(
+            "[[rule]]\npattern = \"a:*\"\nlane-bytes = \"8MiB\"\npayload-bytes-limit = \"1MiB\"",
+        );
+        assert_eq!(rule.outbox_bytes, 8 << 20);
+        let small = first("[[rule]]\npattern = \"a:*\"\noutbox-bytes = \"64KiB\"");
+        assert_eq!(small.payload_bytes_limit, 15 << 10);
+    }
+
+    #[test]
+    fn rules_that_cannot_be_are_refused_with_a_remedy() {
+        let refusal = |text: &str| table(text).expect_err("a bad rule");
+        let key =
+            refusal("[[rule]]\npattern = \"a:*\"\nclass = \"conflate\"\nconflate-key = \"id\"");
+        assert!(key.contains("JSON pointer"), "{key}");
+        let logged = refusal("[[rule]]\npattern = \"log:*\"\nclass = \"conflate\"");
+        assert!(logged.contains("two rules"), "{logged}");
+        let shadowed = refusal("[[rule]]\npattern = \"a:*\"\n[[rule]]\npattern = \"a:*:*\"");
+        assert!(
+            shadowed.contains("rule \"a:*\" matches all of its names"),
+            "{shadowed}"
+        );
+    }
 }

@@ -16,6 +16,7 @@ use millpond_sink::{CompletedGroup, Cut, Policy, Sink};
 use crate::error::Error;
 use crate::gaps::Gaps;
 use crate::router::Router;
+use crate::subscribers::Subscribers;
 
 /// Liveness, heartbeat and clock are looked after this often.
 const HOUSEKEEPING_NS: u64 = 1_000_000_000;
@@ -48,14 +49,20 @@ pub enum Notice {
     Trouble(String),
     /// The writer writes again.
     TroubleOver,
+    /// New rules are in force.
+    Reloaded(String),
+    /// New rules were asked for and are not in force: the old ones are.
+    NotReloaded(String),
 }
 
 impl std::fmt::Display for Notice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Notice::Recovered(text) | Notice::Lane(text) | Notice::Trouble(text) => {
-                f.write_str(text)
-            }
+            Notice::Recovered(text)
+            | Notice::Lane(text)
+            | Notice::Trouble(text)
+            | Notice::Reloaded(text)
+            | Notice::NotReloaded(text) => f.write_str(text),
             Notice::TroubleOver => f.write_str("the log is being written again"),
         }
     }
@@ -89,12 +96,25 @@ pub enum Step {
 /// # running.stop()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 pub struct Builder {
     bus: Bus,
     logs_dir: PathBuf,
     policy: Policy,
     rules: Option<RuleTable>,
+    reload: Option<Reload>,
+}
+
+/// Reads the rules again.
+type Reload = Box<dyn FnMut() -> Result<RuleTable, String> + Send>;
+
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Builder")
+            .field("bus", &self.bus)
+            .field("logs_dir", &self.logs_dir)
+            .field("policy", &self.policy)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Builder {
@@ -105,7 +125,18 @@ impl Builder {
         self
     }
 
-    /// Rules to put in force. Default: those the bus has. Publishers that are attached keep theirs.
+    /// Where rules come from when somebody asks for a reload ([`Bus::request_reload`]). An error leaves the old
+    /// rules in force and becomes a notice. Default: a request is refused with a notice.
+    #[must_use]
+    pub fn reload_with(
+        mut self,
+        read: impl FnMut() -> Result<RuleTable, String> + Send + 'static,
+    ) -> Self {
+        self.reload = Some(Box::new(read));
+        self
+    }
+
+    /// Rules to put in force. Default: those the bus has. Publishers that are attached follow.
     #[must_use]
     pub fn rules(mut self, rules: RuleTable) -> Self {
         self.rules = Some(rules);
@@ -118,11 +149,15 @@ impl Builder {
     /// `Bus` when the bus has a consumer already, `Sink` when the directory cannot be written.
     pub fn open(self) -> Result<Daemon, Error> {
         let mut drain = self.bus.drain()?;
-        if let Some(rules) = &self.rules
-            && self.bus.rules()? != *rules
+        let mut subscribers = Subscribers::new(&self.bus);
+        let mut rules = self.bus.rules()?;
+        if let Some(wanted) = self.rules
+            && rules != wanted
         {
-            drain.install_rules(rules);
+            drain.install_rules(&wanted)?;
+            rules = wanted;
         }
+        subscribers.set_rules(&drain, &rules);
         let has_completed = Arc::new(AtomicBool::new(false));
         let completed = {
             let (has_completed, doorbell) = (Arc::clone(&has_completed), drain.doorbell());
@@ -149,6 +184,8 @@ impl Builder {
             },
             logs_dir: self.logs_dir,
             drain,
+            subscribers,
+            reload: self.reload,
             sink,
             router: Router::default(),
             gaps: Gaps::new(),
@@ -237,9 +274,10 @@ impl StopHandle {
 }
 
 /// The consumer. [`Daemon::run`] is the loop; [`Daemon::step`] is for programs that have one of their own.
-#[derive(Debug)]
 pub struct Daemon {
     drain: Drain,
+    subscribers: Subscribers,
+    reload: Option<Reload>,
     sink: Sink,
     router: Router,
     gaps: Gaps,
@@ -255,6 +293,15 @@ pub struct Daemon {
     stop: StopHandle,
 }
 
+impl std::fmt::Debug for Daemon {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Daemon")
+            .field("drain", &self.drain)
+            .field("logs_dir", &self.logs_dir)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Daemon {
     /// A consumer of `bus` that writes to `logs_dir`.
     pub fn builder(bus: &Bus, logs_dir: &Path) -> Builder {
@@ -263,6 +310,7 @@ impl Daemon {
             logs_dir: logs_dir.to_owned(),
             policy: Policy::default(),
             rules: None,
+            reload: None,
         }
     }
 
@@ -339,18 +387,41 @@ impl Daemon {
         if self.drain.rotation_requested() {
             self.sink.rotate();
         }
-        let unpersisted = self.drain.pass(Scope::Unpersisted, &mut |_| Verdict::Keep);
-        if self.drain.has_uncommitted(Scope::Unpersisted) {
-            self.drain.commit_unpersisted();
+        if self.drain.reload_requested() {
+            self.reload();
         }
+        let passthrough = self.drain.pass(Scope::Passthrough, &mut |_| Verdict::Keep);
+        if self.drain.has_uncommitted(Scope::Passthrough) {
+            self.drain.commit_passthrough();
+        }
+        let batched = (self.subscribers).deliver(&mut self.drain, now_ns, self.flush.is_some());
         let (records, stopped, pressure) = self.drain_persisted();
         let submitted = self.submit_if_due(now_ns, stopped, pressure);
-        let records = records + unpersisted.records;
+        let records = records + passthrough.records + batched;
         if records > 0 || submitted {
             Step::Busy { records }
         } else {
             self.idle(now_ns)
         }
+    }
+
+    /// Puts the rules in force that the program has now.
+    fn reload(&mut self) {
+        let read = match self.reload.as_mut() {
+            Some(read) => read(),
+            None => Err("this consumer was started without a source of rules".to_owned()),
+        };
+        let installed = read.and_then(|rules| {
+            self.drain
+                .install_rules(&rules)
+                .map_err(|error| error.to_string())?;
+            self.subscribers.set_rules(&self.drain, &rules);
+            Ok(rules.len())
+        });
+        self.notices.push(match installed {
+            Ok(rules) => Notice::Reloaded(format!("{rules} rules are in force")),
+            Err(why) => Notice::NotReloaded(format!("the old rules stay in force: {why}")),
+        });
     }
 
     /// Commits the groups that are written.
@@ -439,6 +510,7 @@ impl Daemon {
     fn idle(&self, now_ns: u64) -> Step {
         let until = |due_ns: u64| Duration::from_nanos(due_ns.saturating_sub(now_ns)).min(WAIT_MAX);
         let housekeeping = until(self.next_housekeeping_ns);
+        let delivery = self.subscribers.due_ns().map(until);
         let (sleep, timeout) = if !self.sink.has_room() {
             (Sleep::UntilDisk, housekeeping)
         } else if !self.sink.can_submit() {
@@ -449,7 +521,18 @@ impl Daemon {
                 None => (Sleep::UntilWork, housekeeping),
             }
         };
-        Step::Idle { sleep, timeout }
+        match (delivery, sleep) {
+            (None, _) => Step::Idle { sleep, timeout },
+            // Something is pending: what comes meanwhile rings when it would be due before we wake.
+            (Some(delivery), Sleep::UntilWork) => Step::Idle {
+                sleep: Sleep::UntilThreshold,
+                timeout: timeout.min(delivery),
+            },
+            (Some(delivery), _) => Step::Idle {
+                sleep,
+                timeout: timeout.min(delivery),
+            },
+        }
     }
 
     fn housekeep(&mut self, now_ns: u64) {
@@ -493,6 +576,8 @@ impl Daemon {
     pub fn close(mut self) -> Result<(), Error> {
         self.reap();
         let now_ns = self.drain.clock().now_ns();
+        // What is pending goes out, due or not.
+        self.subscribers.deliver(&mut self.drain, now_ns, true);
         self.gaps.write(&mut self.sink, now_ns);
         self.commit_new_services();
         self.marks.push_back(self.drain.mark(Scope::Persisted));

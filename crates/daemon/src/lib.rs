@@ -28,9 +28,11 @@
 #![forbid(unsafe_code)]
 
 mod consumer;
+mod delivery;
 mod error;
 mod gaps;
 mod router;
+mod subscribers;
 
 pub use self::consumer::{Builder, Daemon, Notice, Running, Step, StopHandle};
 pub use self::error::Error;

@@ -21,11 +21,13 @@
 #![forbid(unsafe_code)]
 
 pub use millpond_bus::{
-    Bus, BusOptions, Claim, Class, Clock, Counts, Error, ErrorKind, FlushError, Guarantee, Level,
-    Limits, Overflow, Pattern, PublishBatch, PublishError, Publisher, Rule, RuleTable, Stats,
-    Topic,
+    Bus, BusOptions, Claim, Class, Clock, Counts, Error, ErrorKind, EventField, EventLayout, Field,
+    FieldKind, FlushError, Guarantee, Level, Limits, Overflow, Pattern, PublishBatch, PublishError,
+    Publisher, Rule, RuleTable, Schema, SchemaError, SchemaMismatch, Stats, Topic,
 };
 pub use millpond_daemon::{Builder, Daemon, Policy, Running, SyncPolicy};
+pub use millpond_derive::Event;
+pub use zerocopy;
 
 /// Reading log directories.
 pub mod logs {

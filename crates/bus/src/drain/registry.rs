@@ -3,12 +3,15 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::{ConsumerNotice, Drain, DrainLane, clock, commit, line_value, object, ring};
+use super::{ConsumerNotice, Drain, DrainLane, Scope, clock, commit, line_value, object, ring};
+use crate::channel;
 use crate::commit::LaneCommit;
 use crate::control::Control;
-use crate::lane::{self, Lane};
+use crate::error::Error;
+use crate::lane::{self, Lane, RingKind};
 use crate::layout::{SOURCES_MAX, SourceSlot, SourceTotals, load_text, store_text};
-use crate::ring::{Reader, RingMemory};
+use crate::ring::Reader;
+use crate::subscribers;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// An object without a directory entry is a creator at work, or its remains; after this long, remains.
@@ -53,8 +56,14 @@ impl Drain {
             if word == 0 || self.lanes[slot].is_some() {
                 continue;
             }
-            match lane::open(&self.control.bus, word >> 8, self.control.access) {
-                Ok(lane) => self.adopt(slot, lane),
+            let opened = lane::open(
+                &self.control.bus,
+                RingKind::Lane,
+                word >> 8,
+                self.control.access,
+            );
+            match opened.and_then(|lane| self.adopt(slot, lane)) {
+                Ok(()) => {}
                 Err(error) => {
                     // Removed by an earlier consumer that died before it cleared the entry, or unusable:
                     // either way nothing can be read from it.
@@ -70,33 +79,52 @@ impl Drain {
     }
 
     /// Goes on where the last consumer committed.
-    fn adopt(&mut self, slot: usize, lane: Lane) {
+    fn adopt(&mut self, slot: usize, lane: Lane) -> Result<(), Error> {
         let ring = lane.memory.share();
-        let persisted = lane.info.rule.service.is_some();
-        let flip = if persisted {
-            &self.control.consumer.generation
-        } else {
-            &ring.reader.selector
+        let rule = &lane.info.rule;
+        let scope = Scope::of(rule);
+        let channel = channel::of_pattern(&self.control, &rule.pattern)?;
+        let (committed, bank) = match scope {
+            Scope::Persisted => {
+                let flip = &self.control.consumer.generation;
+                (commit::lane(&self.control, slot, lane.info.epoch, flip), 0)
+            }
+            Scope::Passthrough => {
+                let flip = &ring.reader.selector;
+                (commit::lane(&self.control, slot, lane.info.epoch, flip), 0)
+            }
+            Scope::Batched => {
+                let outbox = self.open_outbox(channel, rule)?;
+                let (epoch, tail) = (outbox.epoch(), outbox.tail_position());
+                commit::batched_lane(&self.control, slot, lane.info.epoch, epoch, tail)
+            }
         };
-        let committed = commit::lane(&self.control, slot, lane.info.epoch, flip);
-        // The last consumer may have died between its commit and the release.
-        ring::release(&ring, committed.position);
-        if persisted {
+        let source = source_index(&self.control, &lane.info.label, rule.pattern.as_str());
+        // The last consumer may have died between its commit and the release. What passthrough lanes keep
+        // behind that is history.
+        if scope != Scope::Passthrough {
+            ring::release(&ring, committed.position);
+        }
+        if scope == Scope::Persisted {
             self.area.set_lane(slot, committed);
         }
-        let wake_after_bytes = lane.memory.capacity_bytes() / 2;
-        let rule = &lane.info.rule;
+        let (wake_after_bytes, wake_after_events) = rule.ring_after();
         let reader = Reader::resume(
             lane.memory,
             rule.payload_bytes_limit,
             committed.position,
             committed.sequence_next,
         );
-        let made = DrainLane {
+        let mut made = DrainLane {
             slot,
             wake_after_bytes,
-            wake_after_events: rule.max_events.into(),
-            persisted,
+            wake_after_events,
+            scope,
+            channel,
+            source,
+            max_delay_ns: rule.max_delay.as_nanos().min(1 << 60) as u64,
+            next_release: committed.position,
+            bank,
             counts: committed,
             committed_position: committed.position,
             committed_missing: committed.missing,
@@ -109,8 +137,13 @@ impl Drain {
             ring,
         };
         made.publish_progress();
+        if scope != Scope::Persisted {
+            // Its publisher may wait for what an earlier consumer has taken.
+            made.mark_durable(committed.position);
+        }
         self.lanes[slot] = Some(Box::new(made));
         self.open_slots.push(slot);
+        Ok(())
     }
 
     /// Removes the lanes of publishers that have closed or died, once everything in them is committed.
@@ -139,6 +172,7 @@ impl Drain {
         let Some(lane) = self.lanes[slot].take() else {
             return;
         };
+        self.leave_estate(&lane);
         let label = &lane.info.label;
         let pattern = lane.info.rule.pattern.as_str();
         let totals = SourceTotalsPlain::of(&lane);
@@ -156,35 +190,64 @@ impl Drain {
         let _ = entry.compare_exchange(word, 0, Ordering::AcqRel, Ordering::Relaxed);
     }
 
-    /// Removes lane objects that no directory entry names and no process holds: their creator died before
-    /// it could register them.
+    /// Removes objects that nothing names and no process holds: their creator died before it could register
+    /// them. Frees the slots of subscribers that are gone.
     fn remove_orphans(&mut self) {
-        let prefix = format!("millpond.{}.lane.", self.control.bus);
+        let prefix = format!("millpond.{}.", self.control.bus);
         let Ok(entries) = std::fs::read_dir(Path::new("/dev/shm")) else {
             return;
         };
         for entry in entries.flatten() {
             let file_name = entry.file_name();
-            let Some(file_name) = file_name.to_str() else {
+            let Some(object) = file_name
+                .to_str()
+                .and_then(|name| name.strip_prefix(&prefix))
+            else {
                 continue;
             };
-            let Some(epoch) = file_name.strip_prefix(&prefix) else {
+            let Some((kind, epoch)) = object.split_once('.') else {
                 continue;
             };
             let Ok(epoch) = u64::from_str_radix(epoch, 16) else {
                 continue;
             };
-            // ORDERING: Relaxed; an entry that appears meanwhile belongs to a live, locked object.
-            let registered = self
-                .control
-                .directory
-                .iter()
-                .any(|entry| entry.word.load(Ordering::Relaxed) >> 8 == epoch);
-            let name = object::lane_name(&self.control.bus, epoch);
-            if !registered && is_old(&entry) && !object::is_locked(&name) {
+            // An entry that appears meanwhile belongs to a young object.
+            let is_named = match kind {
+                "lane" => self.is_lane(epoch),
+                "outbox" => self.is_outbox(epoch),
+                "subscriber" => self.is_subscriber(epoch),
+                _ => true,
+            };
+            let name = format!("/{}", file_name.to_string_lossy());
+            if !is_named && is_old(&entry) && !object::is_locked(&name) {
                 object::unlink(&name);
             }
         }
+        subscribers::free_dead(&self.control);
+    }
+
+    fn is_lane(&self, epoch: u64) -> bool {
+        let entries = self.control.directory.iter();
+        // ORDERING: Relaxed; see the caller.
+        entries
+            .map(|entry| entry.word.load(Ordering::Relaxed))
+            .any(|word| word >> 8 == epoch)
+    }
+
+    fn is_outbox(&self, epoch: u64) -> bool {
+        let entries = self.control.outboxes.iter();
+        // ORDERING: Relaxed; only we write them.
+        entries
+            .map(|entry| entry.word.load(Ordering::Relaxed))
+            .any(|word| word >> 8 == epoch)
+    }
+
+    fn is_subscriber(&self, epoch: u64) -> bool {
+        let slots = self.control.subscribers.iter();
+        // ORDERING: Relaxed; see the caller.
+        slots
+            .map(|slot| slot.epoch.load(Ordering::Relaxed))
+            .any(|other| other == epoch)
     }
 }
 
@@ -231,6 +294,7 @@ pub(crate) struct SourceTotalsPlain {
     pub(crate) dropped_too_long: u64,
     pub(crate) dropped_other: u64,
     pub(crate) bytes: u64,
+    pub(crate) coalesced: u64,
 }
 
 impl SourceTotalsPlain {
@@ -250,6 +314,7 @@ impl SourceTotalsPlain {
             dropped_too_long: line_value(&line.dropped_too_long),
             dropped_other: 0,
             bytes: lane.counts.delivered_bytes,
+            coalesced: lane.counts.coalesced,
         };
         totals.settle();
         totals
@@ -280,6 +345,7 @@ impl SourceTotalsPlain {
         self.dropped_too_long += other.dropped_too_long;
         self.dropped_other += other.dropped_other;
         self.bytes += other.bytes;
+        self.coalesced += other.coalesced;
     }
 
     pub(crate) fn load(slot: &SourceTotals) -> Self {
@@ -294,6 +360,7 @@ impl SourceTotalsPlain {
             dropped_too_long: line_value(&slot.dropped_too_long),
             dropped_other: line_value(&slot.dropped_other),
             bytes: line_value(&slot.bytes),
+            coalesced: line_value(&slot.coalesced),
         }
     }
 
@@ -311,6 +378,7 @@ impl SourceTotalsPlain {
         put(&slot.dropped_too_long, self.dropped_too_long);
         put(&slot.dropped_other, self.dropped_other);
         put(&slot.bytes, self.bytes);
+        put(&slot.coalesced, self.coalesced);
     }
 }
 
@@ -322,7 +390,7 @@ fn fold_source(
     epoch: u64,
     totals: &SourceTotalsPlain,
 ) {
-    let slot = find_source(control, label, pattern);
+    let slot = &control.sources[source_index(control, label, pattern) as usize];
     // ORDERING: Relaxed; the consumer is the only writer.
     let selector = slot.selector.load(Ordering::Relaxed);
     let current = &slot.totals[(selector & 1) as usize];
@@ -338,31 +406,28 @@ fn fold_source(
 }
 
 /// The slot of this source: its own, a free one, or the last one for all that came too late.
-fn find_source<'c>(control: &'c Control, label: &str, pattern: &str) -> &'c SourceSlot {
-    let (slots, overflow) = (
-        &control.sources[..SOURCES_MAX - 1],
-        &control.sources[SOURCES_MAX - 1],
-    );
-    for slot in slots {
+fn source_index(control: &Control, label: &str, pattern: &str) -> u32 {
+    let last = SOURCES_MAX - 1;
+    for (index, slot) in control.sources[..last].iter().enumerate() {
         // ORDERING: Relaxed; the consumer is the only writer.
         if slot.in_use.load(Ordering::Relaxed) == 0 {
-            return name_source(slot, label, pattern);
+            name_source(slot, label, pattern);
+            return index as u32;
         }
         if load_text(&slot.label) == label && load_text(&slot.pattern) == pattern {
-            return slot;
+            return index as u32;
         }
     }
     // ORDERING: Relaxed; as above.
-    if overflow.in_use.load(Ordering::Relaxed) == 0 {
-        return name_source(overflow, "(other)", "*");
+    if control.sources[last].in_use.load(Ordering::Relaxed) == 0 {
+        name_source(&control.sources[last], "(other)", "*");
     }
-    overflow
+    last as u32
 }
 
-fn name_source<'c>(slot: &'c SourceSlot, label: &str, pattern: &str) -> &'c SourceSlot {
+fn name_source(slot: &SourceSlot, label: &str, pattern: &str) {
     store_text(&slot.label, label);
     store_text(&slot.pattern, pattern);
     // ORDERING: Release; the texts before the mark.
     slot.in_use.store(1, Ordering::Release);
-    slot
 }

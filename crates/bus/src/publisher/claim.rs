@@ -1,6 +1,6 @@
 //! Publishing in pieces and in batches.
 
-use super::{PublishError, Publisher, Topic};
+use super::{PublishError, Publisher, Target, Topic};
 use crate::layout::FLAG_INLINE_NAME;
 use crate::level::Level;
 use crate::names::INLINE_NAME_ID;
@@ -23,7 +23,7 @@ use crate::ring::Slot;
 /// ```
 pub struct Claim<'p> {
     pub(super) publisher: &'p mut Publisher,
-    pub(super) topic: Topic,
+    pub(super) target: Target,
     pub(super) slot: Slot,
     pub(super) level: Level,
     pub(super) written_bytes: usize,
@@ -44,7 +44,7 @@ impl Claim<'_> {
 
     /// `bytes` fit: the caller has checked or claimed for them.
     pub(super) fn copy(&mut self, bytes: &[u8]) {
-        let lane = &self.publisher.lanes[self.topic.lane as usize];
+        let lane = &self.publisher.lanes[self.target.lane as usize];
         lane.writer
             .write_payload(self.slot, self.written_bytes, bytes);
         self.written_bytes += bytes.len();
@@ -54,24 +54,23 @@ impl Claim<'_> {
     #[inline]
     pub fn commit(self) -> u64 {
         let time_ns = self.publisher.clock.stamp_ns();
-        let flags = if self.topic.name_id == INLINE_NAME_ID {
+        let flags = if self.target.name_id == INLINE_NAME_ID {
             FLAG_INLINE_NAME
         } else {
             0
         };
-        let lane = &mut self.publisher.lanes[self.topic.lane as usize];
+        let lane = &mut self.publisher.lanes[self.target.lane as usize];
         let slot = self.slot.cut(self.written_bytes);
-        let name_id = self.topic.name_id;
         let sequence = lane.finish(
             slot,
             self.written_bytes,
             time_ns,
             self.level,
-            name_id,
+            self.target,
             flags,
         );
         lane.writer.commit();
-        self.publisher.after_commit(self.topic.lane);
+        self.publisher.after_commit(self.target);
         sequence
     }
 }
@@ -83,6 +82,7 @@ impl Claim<'_> {
 pub struct PublishBatch<'p> {
     pub(super) publisher: &'p mut Publisher,
     pub(super) topic: Topic,
+    pub(super) target: Target,
     pub(super) time_ns: u64,
     pub(super) staged: usize,
 }
@@ -94,9 +94,9 @@ impl PublishBatch<'_> {
     /// This event is dropped and counted, the others of the batch are not touched.
     #[inline]
     pub fn push(&mut self, level: Level, payload: &[u8]) -> Result<(), PublishError> {
-        let lane = &mut self.publisher.lanes[self.topic.lane as usize];
+        let lane = &mut self.publisher.lanes[self.target.lane as usize];
         let fits = payload.len() <= lane.payload_bytes_limit as usize;
-        if self.topic.name_id == INLINE_NAME_ID || !fits {
+        if self.target.name_id == INLINE_NAME_ID || !fits {
             return self.push_alone(level, payload);
         }
         let Some(slot) = lane.writer.reserve(payload.len()) else {
@@ -108,23 +108,16 @@ impl PublishBatch<'_> {
 
     #[inline(always)]
     fn stage(&mut self, slot: Slot, level: Level, payload: &[u8]) {
-        let lane = &mut self.publisher.lanes[self.topic.lane as usize];
+        let lane = &mut self.publisher.lanes[self.target.lane as usize];
         lane.writer.write_payload(slot, 0, payload);
-        lane.finish(
-            slot,
-            payload.len(),
-            self.time_ns,
-            level,
-            self.topic.name_id,
-            0,
-        );
+        lane.finish(slot, payload.len(), self.time_ns, level, self.target, 0);
         self.staged += 1;
     }
 
     #[cold]
     fn push_when_full(&mut self, level: Level, payload: &[u8]) -> Result<(), PublishError> {
         self.commit_staged();
-        let slot = self.publisher.reserve(self.topic, payload.len())?;
+        let slot = self.publisher.reserve(self.target, payload.len())?;
         self.time_ns = self.publisher.clock.stamp_ns();
         self.stage(slot, level, payload);
         Ok(())
@@ -133,18 +126,26 @@ impl PublishBatch<'_> {
     #[cold]
     fn push_alone(&mut self, level: Level, payload: &[u8]) -> Result<(), PublishError> {
         self.commit_staged();
-        self.publisher
-            .publish(self.topic, level, payload)
-            .map(|_| ())
+        let published = self.publisher.publish(self.topic, level, payload);
+        self.follow();
+        published.map(|_| ())
     }
 
     fn commit_staged(&mut self) {
         if self.staged > 0 {
-            self.publisher.lanes[self.topic.lane as usize]
+            self.publisher.lanes[self.target.lane as usize]
                 .writer
                 .commit();
-            self.publisher.after_commit(self.topic.lane);
+            self.publisher.after_commit(self.target);
             self.staged = 0;
+            self.follow();
+        }
+    }
+
+    /// After a commit the rules may have moved the topic to another lane.
+    fn follow(&mut self) {
+        if let Ok(target) = self.publisher.find(self.topic) {
+            self.target = target;
         }
     }
 
@@ -158,7 +159,7 @@ impl PublishBatch<'_> {
 impl Drop for PublishBatch<'_> {
     fn drop(&mut self) {
         if self.staged > 0 {
-            self.publisher.lanes[self.topic.lane as usize]
+            self.publisher.lanes[self.target.lane as usize]
                 .writer
                 .abort();
         }

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use millpond_bus::{Bus, ErrorKind, Overflow, Rule, check_event_name};
+use millpond_bus::{Bus, Class, ErrorKind, Overflow, Rule, check_event_name};
 use serde_json::{Value, json};
 
 use crate::Run;
@@ -66,6 +66,15 @@ fn describe(out: &mut dyn Write, rule: &Rule, name: &str) -> std::io::Result<()>
         format_size(rule.lane_bytes.into()),
         format_size(rule.payload_bytes_limit.into())
     )?;
+    if rule.class != Class::Passthrough && rule.service.is_none() {
+        let outbox = format_size(rule.outbox_bytes.into());
+        match rule.class {
+            Class::Conflate => {
+                writeln!(out, "  outbox    {outbox}, last per {}", rule.conflate_key)?
+            }
+            _ => writeln!(out, "  outbox    {outbox}")?,
+        }
+    }
     match rule.service_and_source(name) {
         Some((service, source)) => writeln!(out, "  log       service {service}, source {source}"),
         None => writeln!(out, "  log       not kept"),
@@ -88,6 +97,8 @@ fn rule_json(rule: &Rule, why: &str, name: &str) -> Value {
         "block_deadline_ns": deadline_ns,
         "lane_bytes": rule.lane_bytes,
         "payload_bytes_limit": rule.payload_bytes_limit,
+        "outbox_bytes": rule.outbox_bytes,
+        "conflate_key": rule.conflate_key.to_string(),
         "max_events": rule.max_events,
         "max_bytes": rule.max_bytes,
         "max_delay_ns": rule.max_delay.as_nanos() as u64,

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use millpond_bus::{Bus, Dropped, SourceStats, Stats};
+use millpond_bus::{Bus, DropCounts, SourceStats, Stats};
 use serde_json::{Value, json};
 
 use crate::Run;
@@ -119,7 +119,7 @@ fn print_problems(out: &mut dyn Write, stats: &Stats) -> Result<(), Failure> {
         .collect();
     lossy.sort_by_key(|source| std::cmp::Reverse(source.dropped.total() + source.rejected));
     for source in &lossy {
-        let Dropped {
+        let DropCounts {
             full,
             deadline,
             too_long,
@@ -139,7 +139,7 @@ fn print_problems(out: &mut dyn Write, stats: &Stats) -> Result<(), Failure> {
 }
 
 pub(crate) fn to_json(stats: &Stats) -> Value {
-    let dropped = |dropped: &Dropped| {
+    let dropped = |dropped: &DropCounts| {
         json!({
             "full": dropped.full,
             "deadline": dropped.deadline,

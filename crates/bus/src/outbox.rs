@@ -1,0 +1,252 @@
+//! The consumer's side of an outbox: a ring that it alone writes, and never waits for readers of.
+//!
+//! Records are staged one after the other and become readable with one store, the ring's tail. That store
+//! also commits the lanes whose events they hold: see `commit`.
+//!
+//! The head is the oldest whole record. It moves on before anything is overwritten, record by record, so
+//! that a reader who was too slow, or who comes late, has a place to start.
+
+use std::os::fd::OwnedFd;
+
+use zerocopy::FromZeros;
+use zerocopy::little_endian::{U32, U64};
+
+use crate::batch::{BatchParts, BatchView, GapBody};
+use crate::control::Control;
+use crate::error::{Error, ErrorKind};
+use crate::lane::{self, Lane, LaneMemory, RingKind};
+use crate::object;
+use crate::ring::{
+    self, Damage, KIND_BATCH, KIND_GAP, KIND_LANE_END, Reader, RecordHeader, RingMemory, Writer,
+    record_bytes,
+};
+use crate::rule::Rule;
+use crate::sync::atomic::Ordering;
+
+/// A record takes at most this part of the ring, and a flush at most three of four.
+const RECORD_PART: u64 = 4;
+
+/// What the consumer hands to subscribers of one rule. See [`crate::Drain::outbox`].
+pub struct Outbox {
+    writer: Writer<LaneMemory>,
+    oldest: Reader<LaneMemory>,
+    capacity_bytes: u64,
+    epoch: u64,
+    /// Entries ever pushed.
+    events: u64,
+    /// Names of what is staged, for the bell.
+    name_bits: u64,
+    _descriptor: OwnedFd,
+}
+
+impl std::fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outbox")
+            .field("epoch", &self.epoch)
+            .field("events", &self.events)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Outbox {
+    /// The outbox that an earlier consumer left in `channel`, or a new one with the size that `rule` says.
+    pub(crate) fn open(
+        control: &Control,
+        channel: u32,
+        rule: &Rule,
+        now_ns: u64,
+    ) -> Result<Self, Error> {
+        let word = &control.outboxes[channel as usize].word;
+        // ORDERING: Relaxed; only consumers write it, and there is one at a time.
+        let epoch = word.load(Ordering::Relaxed) >> 8;
+        if epoch != 0 {
+            match Self::resume(control, epoch) {
+                Ok(outbox) => return Ok(outbox),
+                // Damaged or gone: readers of the old one are told that it ended, by the new number.
+                Err(_) => object::unlink(&object::outbox_name(&control.bus, epoch)),
+            }
+        }
+        let capacity_bytes = u64::from(rule.outbox_bytes);
+        control.check_budget(capacity_bytes)?;
+        // ORDERING: Relaxed; the number only has to be unique.
+        let epoch = control.request.last_epoch.fetch_add(1, Ordering::Relaxed) + 1;
+        let made = lane::create(
+            &control.bus,
+            RingKind::Outbox,
+            epoch,
+            "(consumer)",
+            rule,
+            now_ns,
+            control.access,
+        )?;
+        let outbox = Self::over(made, 0, 0, 0);
+        // ORDERING: Release; the object is complete before it can be found.
+        word.store(
+            epoch << 8 | u64::from(capacity_bytes.trailing_zeros()),
+            Ordering::Release,
+        );
+        // ORDERING: Release; the word before the number that announces it.
+        control
+            .request
+            .directory_changes
+            .fetch_add(1, Ordering::Release);
+        Ok(outbox)
+    }
+
+    /// Walks what is there: it must be whole, and says how many events there were.
+    fn resume(control: &Control, epoch: u64) -> Result<Self, Error> {
+        let lane = lane::open(&control.bus, RingKind::Outbox, epoch, control.access)?;
+        let name = object::outbox_name(&control.bus, epoch);
+        let damaged = |damage: Damage| {
+            let message = format!(
+                "outbox {name}: {} {} at position {}",
+                damage.what, damage.found, damage.position
+            );
+            Error::new(ErrorKind::WrongLayout, message)
+        };
+        let header = lane.memory.header();
+        // ORDERING: Relaxed; there is one writer, and the earlier one is dead.
+        let head_position = header.reader.head_position.load(Ordering::Relaxed);
+        let limit = lane.memory.capacity_bytes() as u32;
+        let mut reader = Reader::resume(lane.memory.clone(), limit, head_position, 0).of_outbox();
+        reader.refresh().map_err(damaged)?;
+        let mut events = 0;
+        let mut payload = Vec::new();
+        while let Some(record) = reader.peek().map_err(damaged)? {
+            if record.kind == KIND_BATCH {
+                payload.resize(record.length_bytes.get() as usize, 0);
+                reader.copy_payload(&mut payload);
+                let view = BatchView::parse(&payload).map_err(|what| {
+                    Error::new(ErrorKind::WrongLayout, format!("{name}: {what}"))
+                })?;
+                events = view.events_before() + u64::from(view.count());
+            }
+            reader.advance(&record);
+        }
+        let (tail_position, sequence_next) = (reader.position(), reader.sequence_next());
+        let mut outbox = Self::over(lane, tail_position, sequence_next, events);
+        outbox.oldest.seek(head_position);
+        Ok(outbox)
+    }
+
+    fn over(lane: Lane, tail_position: u64, sequence_next: u64, events: u64) -> Self {
+        let capacity_bytes = lane.memory.capacity_bytes();
+        let limit = capacity_bytes as u32;
+        Outbox {
+            oldest: Reader::resume(lane.memory.clone(), limit, tail_position, 0).of_outbox(),
+            writer: Writer::resume(lane.memory, tail_position, sequence_next),
+            capacity_bytes,
+            epoch: lane.info.epoch,
+            events,
+            name_bits: 0,
+            _descriptor: lane.descriptor,
+        }
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Everything below is readable.
+    pub(crate) fn tail_position(&self) -> u64 {
+        self.writer.tail_position()
+    }
+
+    /// Everything below will be readable with the next commit.
+    pub(crate) fn staged_position(&self) -> u64 {
+        self.writer.staged_position()
+    }
+
+    /// The longest payload of a record, in bytes: a quarter of the ring, less its header.
+    pub fn payload_bytes_limit(&self) -> usize {
+        (self.capacity_bytes / RECORD_PART) as usize - ring::HEADER_BYTES
+    }
+
+    /// Stages a consolidated record. `name_bits`: see [`crate::Record::name_bit`]; a bit for each name in it.
+    ///
+    /// False, and nothing staged, where the record is too long, or too much is staged already: commit first.
+    #[must_use]
+    pub fn push(&mut self, parts: &BatchParts<'_>, name_bits: u64) -> bool {
+        let header = parts.header(self.events);
+        let prefix = parts.prefix();
+        let pieces = [&header[..], prefix.as_ref(), parts.entries];
+        let pushed = self.push_record(KIND_BATCH, parts.last_time_ns, &pieces);
+        if pushed {
+            self.events += u64::from(parts.count);
+            self.name_bits |= name_bits;
+        }
+        pushed
+    }
+
+    /// Stages word of events that a publisher dropped. As [`Outbox::push`].
+    #[must_use]
+    pub fn push_gap(&mut self, gap: &GapBody, time_ns: u64) -> bool {
+        let pushed = self.push_record(KIND_GAP, time_ns, &[zerocopy::IntoBytes::as_bytes(gap)]);
+        self.name_bits |= if pushed { u64::MAX } else { 0 };
+        pushed
+    }
+
+    /// Stages word that a lane is gone: its numbers go up to `sequence_next`, exclusive.
+    pub(crate) fn push_lane_end(&mut self, end: &GapBody, time_ns: u64) -> bool {
+        self.push_record(
+            KIND_LANE_END,
+            time_ns,
+            &[zerocopy::IntoBytes::as_bytes(end)],
+        )
+    }
+
+    fn push_record(&mut self, kind: u8, time_ns: u64, pieces: &[&[u8]]) -> bool {
+        let length_bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let staged_bytes = self.writer.staged_position() - self.writer.tail_position();
+        if length_bytes > self.payload_bytes_limit()
+            || staged_bytes + 2 * record_bytes(length_bytes) > self.capacity_bytes / 4 * 3
+        {
+            return false;
+        }
+        self.make_room(length_bytes);
+        let Some(slot) = self.writer.reserve(length_bytes) else {
+            return false;
+        };
+        let mut header = RecordHeader::new_zeroed();
+        header.length_bytes = U32::new(length_bytes as u32);
+        header.kind = kind;
+        header.time_ns = U64::new(time_ns);
+        header.sequence = U64::new(self.writer.sequence_next());
+        self.writer.write_header(slot, &header);
+        let mut offset = 0;
+        for piece in pieces {
+            self.writer.write_payload(slot, offset, piece);
+            offset += piece.len();
+        }
+        self.writer.stage(slot);
+        true
+    }
+
+    /// Gives the oldest records up, until a record of this size and the padding in front of it fit.
+    fn make_room(&mut self, length_bytes: usize) {
+        let end_position = self.writer.staged_position() + 2 * record_bytes(length_bytes);
+        let floor_position = end_position.saturating_sub(self.capacity_bytes);
+        if self.oldest.position() >= floor_position {
+            return;
+        }
+        // Some more at once, so that this is rare.
+        let floor_position = floor_position + self.capacity_bytes / 8;
+        let tail_position = self.writer.tail_position();
+        while self.oldest.position() < floor_position {
+            let step = self.oldest.refresh().and_then(|_| self.oldest.peek());
+            match step {
+                Ok(Some(header)) => self.oldest.advance(&header),
+                Ok(None) => break,
+                // A reader with write access has spoilt what it can read anyway: start after it.
+                Err(_) => self.oldest.seek(tail_position),
+            }
+        }
+        ring::release(self.oldest.header(), self.oldest.position());
+    }
+
+    /// Makes everything staged readable; the bits of its names. No system call.
+    pub(crate) fn commit(&mut self) -> u64 {
+        self.writer.commit();
+        std::mem::take(&mut self.name_bits)
+    }
+}

@@ -1,0 +1,864 @@
+//! The rings of a subscription, read without releasing anything.
+//!
+//! # Who sees what
+//! - *Lanes* of direct rules are merged by time, as the consumer does: each pass takes `T = now` before it
+//!   looks at any tail, so an effect never comes before its cause.
+//! - *Outboxes* are read in order. Those of direct rules hold what lanes left behind when they went away:
+//!   events that the subscription has had from the lane itself are dropped as duplicates, by lane and number.
+//!
+//! # Trust
+//! Headers and payloads are copied out, then it is checked that the writer has not been there meanwhile (P5 in
+//! `ring`), then what they say is checked. A ring that holds nonsense is read no more, and counted.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use super::position::{Position, RingPosition};
+use super::sieve::Sieve;
+use super::{Since, Watch};
+use crate::batch::{Batch, BatchView, GapBody};
+use crate::channel;
+use crate::clock::{self, Clock};
+use crate::control::Control;
+use crate::drain::{FUTURE_MAX_NS, split_inline_name};
+use crate::event::{Dropped, Event, Lagged, Subscriber};
+use crate::lane::{self, Lane, LaneMemory, RingKind};
+use crate::layout::FLAG_INLINE_NAME;
+use crate::level::Level;
+use crate::pattern::Pattern;
+use crate::ring::{Damage, KIND_BATCH, KIND_GAP, KIND_LANE_END, Reader, RecordHeader, RingMemory};
+use crate::rule::Class;
+use crate::sync::atomic::Ordering;
+
+/// Lanes that are gone are remembered, so that their estate is not taken for news; so many at most.
+const ENDED_MAX: usize = 4096;
+
+/// A ring read from the side.
+struct Tap {
+    epoch: u64,
+    channel: u32,
+    pattern: String,
+    reader: Reader<LaneMemory>,
+    /// The number that comes next: of a lane's events, or of the events put in an outbox. `None`: whatever
+    /// comes first is taken as such.
+    expected: Option<u64>,
+    /// What is missing up to the next record was overwritten, and not dropped by the publisher.
+    lagging: bool,
+    damaged: bool,
+}
+
+impl Tap {
+    fn over(lane: Lane, channel: u32, limit: u32) -> Self {
+        Tap {
+            epoch: lane.info.epoch,
+            channel,
+            pattern: lane.info.rule.pattern.as_str().to_owned(),
+            reader: Reader::resume(lane.memory, limit, 0, 0),
+            expected: None,
+            lagging: false,
+            damaged: false,
+        }
+    }
+
+    /// Whether there is something that was not read.
+    #[inline(always)]
+    fn has_records(&self) -> bool {
+        let line = &self.reader.header().publisher;
+        // ORDERING: Acquire; a `true` is followed by reading what it is about.
+        !self.damaged && line.tail_position.load(Ordering::Acquire) != self.reader.position()
+    }
+
+    /// The header of the next record below the tail last seen, checked.
+    #[inline(always)]
+    fn peek(&mut self) -> Option<RecordHeader> {
+        if self.damaged {
+            return None;
+        }
+        loop {
+            let found = self.reader.peek();
+            if self.reader.is_overwritten() {
+                self.skip_overwritten();
+                continue;
+            }
+            return match found {
+                Ok(header) => header,
+                Err(damage) => self.give_up(damage),
+            };
+        }
+    }
+
+    /// Looks at the tail.
+    #[inline(always)]
+    fn refresh(&mut self) {
+        if self.damaged {
+            return;
+        }
+        loop {
+            let seen = self.reader.refresh();
+            if self.reader.is_overwritten() {
+                self.skip_overwritten();
+                continue;
+            }
+            if let Err(damage) = seen {
+                self.give_up(damage);
+            }
+            return;
+        }
+    }
+
+    #[cold]
+    fn give_up(&mut self, _damage: Damage) -> Option<RecordHeader> {
+        self.damaged = true;
+        None
+    }
+
+    #[cold]
+    fn skip_overwritten(&mut self) {
+        let before = self.reader.position();
+        self.reader.resync();
+        self.lagging = true;
+        if self.reader.position() == before || self.reader.refresh().is_err() {
+            // The head is behind what the writer says that it overwrites: one of them is nonsense.
+            self.damaged = self.reader.is_overwritten() || self.reader.refresh().is_err();
+            if self.damaged {
+                self.reader.seek(before);
+            }
+        }
+    }
+
+    /// Copies the payload of the record that `peek` gave; false where it was overwritten meanwhile, and
+    /// `peek` is to be asked again.
+    #[inline(always)]
+    fn copy_payload(&mut self, header: &RecordHeader, scratch: &mut Vec<u8>) -> bool {
+        let length_bytes = header.length_bytes.get() as usize;
+        if scratch.len() < length_bytes {
+            scratch.resize(length_bytes.next_power_of_two(), 0);
+        }
+        self.reader.copy_payload(&mut scratch[..length_bytes]);
+        if self.reader.is_overwritten() {
+            self.skip_overwritten();
+            return false;
+        }
+        true
+    }
+
+    /// Goes to the end of what is there now, by walking: only so is the number that comes next known.
+    fn skip_to_tail(&mut self) {
+        let line = &self.reader.header().publisher;
+        // ORDERING: Acquire (P4), before the tail: what has these numbers is below the tail, or dropped.
+        let sequence_next = line.sequence_next.load(Ordering::Acquire);
+        self.reader.resync();
+        self.refresh();
+        let tail_position = self.reader.tail_seen();
+        let mut next = None;
+        while self.reader.position() < tail_position {
+            let Some(header) = self.peek() else { break };
+            next = Some(header.sequence.get() + 1);
+            self.reader.advance(&header);
+        }
+        self.lagging = false;
+        self.expected = Some(next.unwrap_or(sequence_next));
+    }
+
+    fn start_at(&mut self, start: &RingPosition) {
+        self.reader.seek(start.position);
+        self.expected = Some(start.sequence);
+    }
+
+    /// A ring that is younger than the subscription: everything that was ever in it is wanted.
+    fn start_new(&mut self) {
+        self.expected = Some(0);
+    }
+
+    /// The loss between what was expected and `found`.
+    fn lagged(&self, expected: u64, found: u64) -> Lagged {
+        Lagged {
+            pattern: self.pattern.clone(),
+            lane: self.epoch,
+            from: expected,
+            to: found,
+            count: found - expected,
+        }
+    }
+}
+
+/// A lane: its publisher, and whether more can come.
+struct LaneTap {
+    tap: Tap,
+    label: String,
+    slot: usize,
+    /// It is no longer in the directory.
+    gone: bool,
+}
+
+pub(super) struct Taps {
+    control: Arc<Control>,
+    clock: Clock,
+    patterns: Vec<Pattern>,
+    since: Since,
+    /// When reading started, and the last number given to a ring before that.
+    start_ns: u64,
+    start_epoch: u64,
+    /// The rings that were there at the start have been found.
+    started: bool,
+    lanes: Vec<LaneTap>,
+    outboxes: Vec<Tap>,
+    /// Channels whose pattern overlaps with ours.
+    channels: Vec<u32>,
+    /// Lanes that we do not read.
+    ignored: HashSet<u64>,
+    /// Lanes that are gone: the number after the last one we had.
+    ended: HashMap<u64, u64>,
+    ended_order: VecDeque<u64>,
+    directory_seen: u64,
+    rules_seen: u32,
+    heap: BinaryHeap<Reverse<(u64, usize)>>,
+    scratch: Vec<u8>,
+    kept: Vec<u32>,
+    /// A loss that was found behind events which had to be given first.
+    kept_lag: Option<Lagged>,
+}
+
+impl Taps {
+    /// Finds the rings and where to start in them.
+    pub(super) fn open(control: Arc<Control>, patterns: Vec<Pattern>, since: Since) -> Self {
+        let clock = Clock::new(control.calibration.clone());
+        // ORDERING: Relaxed; lanes with later numbers are seen as new, whatever else is seen of them.
+        let start_epoch = control.request.last_epoch.load(Ordering::Relaxed);
+        let mut taps = Taps {
+            start_ns: clock.now_ns(),
+            clock,
+            start_epoch,
+            started: false,
+            lanes: Vec::new(),
+            outboxes: Vec::new(),
+            channels: Vec::new(),
+            ignored: HashSet::new(),
+            ended: HashMap::new(),
+            ended_order: VecDeque::new(),
+            directory_seen: 0,
+            rules_seen: 0,
+            heap: BinaryHeap::new(),
+            scratch: Vec::new(),
+            kept: Vec::new(),
+            kept_lag: None,
+            control,
+            patterns,
+            since,
+        };
+        if let Since::Position(position) = &taps.since {
+            taps.start_ns = position.time_ns;
+            for (&epoch, ring) in &position.rings {
+                taps.ended.insert(epoch, ring.sequence);
+            }
+        }
+        taps.follow();
+        taps.started = true;
+        taps
+    }
+
+    /// The channels to listen to.
+    pub(super) fn channels(&self) -> &[u32] {
+        &self.channels
+    }
+
+    /// Whether rings have come or gone, or the rules have changed, since [`Taps::follow`].
+    #[inline(always)]
+    pub(super) fn has_changed(&self) -> bool {
+        // ORDERING: Relaxed; `follow` looks again.
+        let directory = self
+            .control
+            .request
+            .directory_changes
+            .load(Ordering::Relaxed);
+        let rules = self
+            .control
+            .doorbell
+            .rules_generation
+            .load(Ordering::Relaxed);
+        directory != self.directory_seen || rules != self.rules_seen
+    }
+
+    /// Whether some ring holds what was not read.
+    #[inline]
+    pub(super) fn has_records(&self) -> bool {
+        self.kept_lag.is_some()
+            || self.outboxes.iter().any(Tap::has_records)
+            || self.lanes.iter().any(|lane| lane.tap.has_records())
+    }
+
+    /// Looks for rings that are new, or gone. A few system calls for each of them.
+    pub(super) fn follow(&mut self) {
+        // ORDERING: Acquire; what was registered before these numbers is seen below.
+        self.directory_seen = self
+            .control
+            .request
+            .directory_changes
+            .load(Ordering::Acquire);
+        let rules_seen = self
+            .control
+            .doorbell
+            .rules_generation
+            .load(Ordering::Acquire);
+        if !self.started || rules_seen != self.rules_seen {
+            self.rules_seen = rules_seen;
+            let wanted = |pattern: &Pattern| self.patterns.iter().any(|own| own.overlaps(pattern));
+            self.channels = channel::all(&self.control)
+                .filter(|(_, pattern)| wanted(pattern))
+                .map(|(channel, _)| channel)
+                .collect();
+        }
+        // The outboxes first: what a lane leaves there between the two looks is then still to be read.
+        self.follow_outboxes();
+        self.follow_lanes();
+    }
+
+    fn follow_outboxes(&mut self) {
+        for index in 0..self.channels.len() {
+            let channel = self.channels[index];
+            // ORDERING: Acquire; pairs with the Release that registered the outbox.
+            let word = self.control.outboxes[channel as usize]
+                .word
+                .load(Ordering::Acquire);
+            let epoch = word >> 8;
+            let known = |tap: &Tap| tap.epoch == epoch;
+            if epoch == 0 || self.outboxes.iter().any(known) {
+                continue;
+            }
+            // One that was damaged is replaced by another.
+            self.outboxes.retain(|tap| tap.channel != channel);
+            let opened = lane::open(
+                &self.control.bus,
+                RingKind::Outbox,
+                epoch,
+                self.control.access,
+            );
+            let Ok(lane) = opened else { continue };
+            let limit = lane.memory.capacity_bytes() as u32;
+            let mut tap = Tap::over(lane, channel, limit);
+            tap.reader = tap.reader.of_outbox();
+            match &self.since {
+                Since::Position(position) => match position.rings.get(&epoch) {
+                    Some(start) => tap.start_at(start),
+                    None => tap.start_new(),
+                },
+                _ if epoch > self.start_epoch => tap.start_new(),
+                Since::Now if !self.started => {
+                    tap.reader.resync();
+                    tap.refresh();
+                    let tail_position = tap.reader.tail_seen();
+                    tap.expected = events_in(&mut tap, tail_position, &mut self.scratch);
+                }
+                _ => tap.reader.resync(),
+            }
+            self.outboxes.push(tap);
+        }
+    }
+
+    fn follow_lanes(&mut self) {
+        let control = Arc::clone(&self.control);
+        for lane in &mut self.lanes {
+            // ORDERING: Acquire; what its publisher did comes before it was cleared.
+            let word = control.directory[lane.slot].word.load(Ordering::Acquire);
+            lane.gone |= word >> 8 != lane.tap.epoch;
+        }
+        for (slot, entry) in control.directory.iter().enumerate() {
+            // ORDERING: Acquire; pairs with the Release that registered the lane.
+            let epoch = entry.word.load(Ordering::Acquire) >> 8;
+            let known = |lane: &LaneTap| lane.tap.epoch == epoch;
+            if epoch == 0 || self.ignored.contains(&epoch) || self.lanes.iter().any(known) {
+                continue;
+            }
+            self.open_lane(slot, epoch);
+        }
+        if self.ignored.len() > 2 * control.directory.len() {
+            // Numbers of lanes that are long gone.
+            self.ignored.clear();
+        }
+    }
+
+    fn open_lane(&mut self, slot: usize, epoch: u64) {
+        let opened = lane::open(
+            &self.control.bus,
+            RingKind::Lane,
+            epoch,
+            self.control.access,
+        );
+        // Gone in the meantime: what it had is in the outbox.
+        let Ok(lane) = opened else { return };
+        let rule = &lane.info.rule;
+        let wanted = self.patterns.iter().any(|own| own.overlaps(&rule.pattern));
+        let channel = match rule.is_direct() && wanted {
+            true => channel::of_pattern(&self.control, &rule.pattern).ok(),
+            false => None,
+        };
+        let Some(channel) = channel else {
+            self.ignored.insert(epoch);
+            return;
+        };
+        let label = lane.info.label.clone();
+        let limit = rule.payload_bytes_limit;
+        let mut tap = Tap::over(lane, channel, limit);
+        match &self.since {
+            Since::Position(position) => match position.rings.get(&epoch) {
+                Some(start) => tap.start_at(start),
+                None => tap.start_new(),
+            },
+            _ if epoch > self.start_epoch => tap.start_new(),
+            Since::Now if !self.started => tap.skip_to_tail(),
+            _ => tap.reader.resync(),
+        }
+        self.lanes.push(LaneTap {
+            tap,
+            label,
+            slot,
+            gone: false,
+        });
+    }
+
+    /// Gives what there is, up to about `events_max` events.
+    pub(super) fn poll<S: Subscriber>(
+        &mut self,
+        sieve: &mut Sieve,
+        watch: &mut Watch<'_, S>,
+        events_max: u64,
+    ) {
+        if let Some(lagged) = self.kept_lag.take() {
+            watch.lagged = Some(lagged);
+            return;
+        }
+        let events_max = sieve.counts.delivered.saturating_add(events_max);
+        self.poll_lanes(sieve, watch, events_max);
+        if self.lanes.iter().any(|lane| lane.gone) {
+            self.end_lanes();
+        }
+        for index in 0..self.outboxes.len() {
+            if self.outboxes[index].has_records() {
+                self.poll_outbox(index, sieve, watch, events_max);
+            }
+            if watch.has_ended() {
+                return;
+            }
+        }
+    }
+
+    /// A loss to be told at the next poll.
+    pub(super) fn keep_lag(&mut self, lagged: Lagged) {
+        self.kept_lag = Some(lagged);
+    }
+
+    fn poll_lanes<S: Subscriber>(
+        &mut self,
+        sieve: &mut Sieve,
+        watch: &mut Watch<'_, S>,
+        events_max: u64,
+    ) {
+        if !self.lanes.iter().any(|lane| lane.tap.has_records()) {
+            return;
+        }
+        // Before any tail is read: see the module's front page.
+        let cut_ns = self.clock.cut_ns();
+        self.heap.clear();
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            lane.tap.refresh();
+            if let Some(header) = lane.tap.peek() {
+                let time_ns = effective_time(&header, cut_ns);
+                if time_ns <= cut_ns {
+                    self.heap.push(Reverse((time_ns, index)));
+                }
+            }
+        }
+        while let Some(Reverse((_, index))) = self.heap.pop() {
+            let bound_ns = self
+                .heap
+                .peek()
+                .map_or(cut_ns, |Reverse((time_ns, _))| *time_ns);
+            let lane = &mut self.lanes[index];
+            let next = loop {
+                let Some(header) = lane.tap.peek() else {
+                    break None;
+                };
+                let time_ns = effective_time(&header, cut_ns);
+                if time_ns > bound_ns {
+                    break Some(time_ns);
+                }
+                if lane.tap.copy_payload(&header, &mut self.scratch) {
+                    deliver(lane, &header, &self.scratch, sieve, watch);
+                }
+                if watch.has_ended() || sieve.counts.delivered >= events_max {
+                    return;
+                }
+            };
+            match next {
+                Some(time_ns) if time_ns <= cut_ns => self.heap.push(Reverse((time_ns, index))),
+                _ => {}
+            }
+        }
+        sieve.counts.damaged += self.count_damaged();
+        // Whatever the subscriber publishes from here on is stamped after what it has just seen.
+        clock::load_fence();
+    }
+
+    /// Removes lanes that are damaged from the books; how many.
+    fn count_damaged(&mut self) -> u64 {
+        let before = self.lanes.len();
+        let ignored = &mut self.ignored;
+        self.lanes.retain(|lane| {
+            if lane.tap.damaged {
+                ignored.insert(lane.tap.epoch);
+            }
+            !lane.tap.damaged
+        });
+        (before - self.lanes.len()) as u64
+    }
+
+    /// Lets go of lanes that are gone and read to their end.
+    fn end_lanes(&mut self) {
+        let mut index = 0;
+        while index < self.lanes.len() {
+            let lane = &self.lanes[index];
+            if lane.gone && !lane.tap.has_records() {
+                let lane = self.lanes.swap_remove(index);
+                self.remember(lane.tap.epoch, lane.tap.expected.unwrap_or(0));
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    fn remember(&mut self, epoch: u64, next: u64) {
+        if self.ended.insert(epoch, next).is_none() {
+            self.ended_order.push_back(epoch);
+            if self.ended_order.len() > ENDED_MAX
+                && let Some(oldest) = self.ended_order.pop_front()
+            {
+                self.ended.remove(&oldest);
+            }
+        }
+    }
+
+    /// The number that the lane's next event must have to be news; `None`: unknown, see `start_ns`.
+    fn expected_of(&self, epoch: u64) -> Option<u64> {
+        let tapped = self.lanes.iter().find(|lane| lane.tap.epoch == epoch);
+        match tapped {
+            Some(lane) => Some(lane.tap.expected.unwrap_or(0)),
+            None => match self.ended.get(&epoch) {
+                Some(next) => Some(*next),
+                None if epoch > self.start_epoch => Some(0),
+                None => None,
+            },
+        }
+    }
+
+    fn set_expected(&mut self, epoch: u64, next: u64) {
+        match self.lanes.iter_mut().find(|lane| lane.tap.epoch == epoch) {
+            Some(lane) => lane.tap.expected = Some(next),
+            None => self.remember(epoch, next),
+        }
+    }
+
+    fn poll_outbox<S: Subscriber>(
+        &mut self,
+        index: usize,
+        sieve: &mut Sieve,
+        watch: &mut Watch<'_, S>,
+        events_max: u64,
+    ) {
+        self.outboxes[index].refresh();
+        let mut scratch = std::mem::take(&mut self.scratch);
+        while !watch.has_ended() && sieve.counts.delivered < events_max {
+            let tap = &mut self.outboxes[index];
+            let Some(header) = tap.peek() else { break };
+            if !tap.copy_payload(&header, &mut scratch) {
+                continue;
+            }
+            let payload = &scratch[..header.length_bytes.get() as usize];
+            tap.reader.advance(&header);
+            let read = match header.kind {
+                KIND_BATCH => self.read_batch(index, payload, sieve, watch),
+                KIND_GAP => self.read_gap(payload, sieve, watch),
+                KIND_LANE_END => self.read_lane_end(index, payload, sieve, watch),
+                _ => Ok(()),
+            };
+            if read.is_err() {
+                self.outboxes[index].damaged = true;
+                sieve.counts.damaged += 1;
+                break;
+            }
+        }
+        self.scratch = scratch;
+    }
+
+    fn read_batch<S: Subscriber>(
+        &mut self,
+        index: usize,
+        payload: &[u8],
+        sieve: &mut Sieve,
+        watch: &mut Watch<'_, S>,
+    ) -> Result<(), &'static str> {
+        let view = BatchView::parse(payload)?;
+        sieve.resolve(&view)?;
+        let tap = &mut self.outboxes[index];
+        let before = view.events_before();
+        if let Some(expected) = tap.expected
+            && before > expected
+        {
+            let lagged = tap.lagged(expected, before);
+            sieve.counts.lagged += lagged.count;
+            watch.lagged(lagged);
+        }
+        tap.lagging = false;
+        tap.expected = Some(before.saturating_add(view.count().into()));
+        if view.class() == Class::Passthrough {
+            self.read_estate(index, &view, sieve, watch);
+            return Ok(());
+        }
+        let mut kept = std::mem::take(&mut self.kept);
+        let all = sieve.sift(&view, &mut kept);
+        if !kept.is_empty() {
+            sieve.counts.delivered += kept.len() as u64;
+            let batch = Batch::new(view, &sieve.resolver, (!all).then_some(&kept[..]));
+            if view.class() == Class::Conflate {
+                let replaced = batch.events().map(|event| u64::from(event.replaced));
+                sieve.counts.replaced += replaced.sum::<u64>();
+            }
+            watch.subscriber.on_batch(&batch);
+        }
+        self.kept = kept;
+        Ok(())
+    }
+
+    /// What a lane left: events that we have not had from the lane itself.
+    fn read_estate<S: Subscriber>(
+        &mut self,
+        index: usize,
+        view: &BatchView<'_>,
+        sieve: &mut Sieve,
+        watch: &mut Watch<'_, S>,
+    ) {
+        for entry in view.entries() {
+            let resolver = std::mem::take(&mut sieve.resolver);
+            let event = entry.event(&resolver);
+            let (lane, sequence) = (event.lane, event.sequence);
+            let expected = self.expected_of(lane);
+            let is_news = match expected {
+                Some(expected) => sequence >= expected,
+                None => {
+                    !matches!(self.since, Since::Now | Since::Position(_))
+                        || event.time_ns > self.start_ns
+                }
+            };
+            if is_news {
+                if let Some(expected) = expected
+                    && sequence > expected
+                {
+                    let lagged = Lagged {
+                        lane,
+                        ..self.outboxes[index].lagged(expected, sequence)
+                    };
+                    sieve.counts.lagged += lagged.count;
+                    watch.lagged(lagged);
+                }
+                self.set_expected(lane, sequence + 1);
+                if sieve.keeps(entry.name_id(), &event) {
+                    sieve.counts.delivered += 1;
+                    watch.subscriber.on_event(&event);
+                }
+            } else {
+                sieve.counts.duplicates += 1;
+            }
+            sieve.resolver = resolver;
+        }
+    }
+
+    fn read_gap<S: Subscriber>(
+        &mut self,
+        payload: &[u8],
+        sieve: &mut Sieve,
+        watch: &mut Watch<'_, S>,
+    ) -> Result<(), &'static str> {
+        let gap = GapBody::parse(payload)?;
+        let source = source_label(&self.control, gap.source());
+        let dropped = Dropped {
+            source,
+            lane: gap.lane_epoch(),
+            first: gap.first(),
+            last: gap.last(),
+        };
+        sieve.counts.dropped += dropped.count();
+        watch.dropped(&dropped);
+        Ok(())
+    }
+
+    /// A lane is gone: did we have everything?
+    fn read_lane_end<S: Subscriber>(
+        &mut self,
+        index: usize,
+        payload: &[u8],
+        sieve: &mut Sieve,
+        watch: &mut Watch<'_, S>,
+    ) -> Result<(), &'static str> {
+        let end = GapBody::parse(payload)?;
+        let (lane, next) = (end.lane_epoch(), end.first());
+        // We still have it: the rest comes from the lane itself.
+        if self.lanes.iter().any(|tap| tap.tap.epoch == lane) {
+            return Ok(());
+        }
+        if let Some(expected) = self.expected_of(lane)
+            && expected < next
+            && !self.ended.contains_key(&lane)
+        {
+            let lagged = Lagged {
+                lane,
+                ..self.outboxes[index].lagged(expected, next)
+            };
+            sieve.counts.lagged += lagged.count;
+            watch.lagged(lagged);
+        }
+        self.set_expected(lane, next);
+        Ok(())
+    }
+
+    pub(super) fn position(&self) -> Position {
+        let lanes = self.lanes.iter().map(|lane| &lane.tap);
+        let mut rings: BTreeMap<u64, RingPosition> = lanes
+            .chain(&self.outboxes)
+            .map(|tap| {
+                let ring = RingPosition {
+                    position: tap.reader.position(),
+                    sequence: tap.expected.unwrap_or(0),
+                };
+                (tap.epoch, ring)
+            })
+            .collect();
+        // Their estate may still be to come.
+        for (&epoch, &sequence) in &self.ended {
+            rings.entry(epoch).or_insert(RingPosition {
+                position: 0,
+                sequence,
+            });
+        }
+        Position {
+            time_ns: self.clock.now_ns(),
+            rings,
+        }
+    }
+}
+
+/// Gives an event of a lane to the subscriber, if it is one for it.
+#[inline]
+fn deliver<S: Subscriber>(
+    lane: &mut LaneTap,
+    header: &RecordHeader,
+    scratch: &[u8],
+    sieve: &mut Sieve,
+    watch: &mut Watch<'_, S>,
+) {
+    let tap = &mut lane.tap;
+    let sequence = header.sequence.get();
+    tap.reader.advance(header);
+    if let Some(expected) = tap.expected {
+        if sequence < expected {
+            sieve.counts.duplicates += 1;
+            return;
+        }
+        if sequence > expected {
+            if tap.lagging {
+                let lagged = tap.lagged(expected, sequence);
+                sieve.counts.lagged += lagged.count;
+                watch.lagged(lagged);
+            } else {
+                let dropped = Dropped {
+                    source: lane.label.clone(),
+                    lane: tap.epoch,
+                    first: expected,
+                    last: sequence - 1,
+                };
+                sieve.counts.dropped += dropped.count();
+                watch.dropped(&dropped);
+            }
+        }
+    }
+    tap.lagging = false;
+    tap.expected = Some(sequence + 1);
+    let bytes = &scratch[..header.length_bytes.get() as usize];
+    let id = header.name_id.get();
+    let event = |name, payload| Event {
+        name,
+        source: &lane.label,
+        time_ns: header.time_ns.get(),
+        level: Level::from_u8(header.level),
+        lane: tap.epoch,
+        sequence,
+        schema_id: header.schema_id.get(),
+        replaced: 0,
+        is_aggregate: false,
+        payload,
+    };
+    if header.flags.get() & FLAG_INLINE_NAME != 0 {
+        let Some((name, payload)) = split_inline_name(bytes) else {
+            tap.damaged = true;
+            return;
+        };
+        let event = event(name.text, payload);
+        if sieve.keeps(None, &event) {
+            sieve.counts.delivered += 1;
+            watch.subscriber.on_event(&event);
+        }
+        return;
+    }
+    if !sieve.knows_name(id) {
+        tap.damaged = true;
+        return;
+    }
+    let resolver = std::mem::take(&mut sieve.resolver);
+    if let Some(name) = resolver.name(id) {
+        let event = event(name, bytes);
+        if sieve.keeps(Some(id), &event) {
+            sieve.counts.delivered += 1;
+            watch.subscriber.on_event(&event);
+        }
+    }
+    sieve.resolver = resolver;
+}
+
+/// How many events were put in an outbox before `tail_position`; reads on to there.
+fn events_in(tap: &mut Tap, tail_position: u64, scratch: &mut Vec<u8>) -> Option<u64> {
+    let mut events = (tail_position == 0).then_some(0);
+    while tap.reader.position() < tail_position {
+        let Some(header) = tap.peek() else { break };
+        if !tap.copy_payload(&header, scratch) {
+            continue;
+        }
+        if header.kind == KIND_BATCH
+            && let Ok(view) = BatchView::parse(&scratch[..header.length_bytes.get() as usize])
+        {
+            events = Some(view.events_before().saturating_add(view.count().into()));
+        }
+        tap.reader.advance(&header);
+    }
+    tap.lagging = false;
+    events
+}
+
+fn source_label(control: &Control, index: u32) -> String {
+    match control.sources.get(index as usize) {
+        // ORDERING: Acquire; the texts were stored before the mark.
+        Some(slot) if slot.in_use.load(Ordering::Acquire) == 1 => {
+            crate::layout::load_text(&slot.label)
+        }
+        _ => "?".to_owned(),
+    }
+}
+
+/// As in `drain`: a stamp far in the future counts as now.
+#[inline(always)]
+fn effective_time(header: &RecordHeader, cut_ns: u64) -> u64 {
+    let time_ns = header.time_ns.get();
+    if time_ns > cut_ns.saturating_add(FUTURE_MAX_NS) {
+        cut_ns
+    } else {
+        time_ns
+    }
+}

@@ -1,0 +1,175 @@
+//! Batched channels: from lanes through the collectors into outboxes.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use millpond_bus::{Bus, Drain, Item, Pass, RuleTable, Schema, Scope, Verdict};
+
+use crate::delivery::{Delivery, Piece};
+
+/// A pass that fills a channel ends, the channel is flushed, and another pass follows; so often at most
+/// before the log has its turn.
+const ROUNDS_MAX: u32 = 8;
+
+/// What stands between batched lanes and the outboxes.
+#[derive(Debug)]
+pub(crate) struct Subscribers {
+    bus: Bus,
+    delivery: Delivery,
+    schemas: RefCell<HashMap<u32, Arc<Schema>>>,
+    bits: NameBits,
+}
+
+/// Which names each channel holds, as the bells count them.
+#[derive(Debug, Default)]
+struct NameBits {
+    by_name: Vec<u64>,
+    by_channel: Vec<u64>,
+}
+
+impl NameBits {
+    #[inline]
+    fn add(&mut self, record: &millpond_bus::Record<'_>) {
+        let bit = match self.by_name.get(record.name.id as usize) {
+            Some(&bit) if bit != 0 => bit,
+            _ => self.learn(record),
+        };
+        let channel = record.channel as usize;
+        if self.by_channel.len() <= channel {
+            self.by_channel.resize(channel + 1, 0);
+        }
+        self.by_channel[channel] |= bit;
+    }
+
+    #[cold]
+    fn learn(&mut self, record: &millpond_bus::Record<'_>) -> u64 {
+        let bit = record.name_bit();
+        let index = record.name.id as usize;
+        // A name that travels with its record has no number.
+        if record.name.id != u32::MAX {
+            if self.by_name.len() <= index {
+                self.by_name.resize(index + 1, 0);
+            }
+            self.by_name[index] = bit;
+        }
+        bit
+    }
+
+    fn take(&mut self, channel: u32) -> u64 {
+        let bits = self.by_channel.get_mut(channel as usize);
+        // Word of names that fell silent comes without a record: whoever listens may want it.
+        match bits.map(std::mem::take) {
+            Some(bits) if bits != 0 => bits,
+            _ => u64::MAX,
+        }
+    }
+}
+
+impl Subscribers {
+    pub(crate) fn new(bus: &Bus) -> Self {
+        Subscribers {
+            bus: bus.clone(),
+            delivery: Delivery::new(),
+            schemas: RefCell::default(),
+            bits: NameBits::default(),
+        }
+    }
+
+    /// The collectors go by these rules from their next flush on.
+    pub(crate) fn set_rules(&mut self, drain: &Drain, rules: &RuleTable) {
+        for rule in rules.iter() {
+            if let Some(channel) = drain.channel(&rule.pattern) {
+                self.delivery.set_rule(channel, rule);
+            }
+        }
+    }
+
+    /// Takes what is in batched lanes, and hands on what is due; with `all`, everything. How many records.
+    pub(crate) fn deliver(&mut self, drain: &mut Drain, now_ns: u64, all: bool) -> u64 {
+        let mut records = 0;
+        for _ in 0..ROUNDS_MAX {
+            let pass = self.collect(drain, now_ns);
+            records += pass.records;
+            // A lane that is half full is released by a flush, and by nothing else.
+            self.flush_due(drain, now_ns, all || pass.pressure);
+            if !pass.stopped {
+                break;
+            }
+        }
+        if records > 0 {
+            self.commit_rest(drain);
+        }
+        records
+    }
+
+    fn collect(&mut self, drain: &mut Drain, now_ns: u64) -> Pass {
+        let Subscribers {
+            bus,
+            delivery,
+            schemas,
+            bits,
+        } = self;
+        let schema = |id: u32| {
+            if let Some(known) = schemas.borrow().get(&id) {
+                return Some(Arc::clone(known));
+            }
+            let found = bus.schema(id)?;
+            schemas.borrow_mut().insert(id, Arc::clone(&found));
+            Some(found)
+        };
+        drain.pass(Scope::Batched, &mut |item| match item {
+            Item::Gap(gap) => delivery.offer_gap(&gap, now_ns),
+            Item::Record(record) => {
+                let verdict = delivery.offer(&record, &schema);
+                if verdict == Verdict::Keep {
+                    bits.add(&record);
+                }
+                verdict
+            }
+        })
+    }
+
+    fn flush_due(&mut self, drain: &mut Drain, now_ns: u64, all: bool) {
+        loop {
+            let channel = match self.delivery.next_due(now_ns) {
+                Some(channel) => channel,
+                None if all => match self.delivery.next_pending() {
+                    Some(channel) => channel,
+                    None => return,
+                },
+                None => return,
+            };
+            self.flush(drain, channel, now_ns);
+        }
+    }
+
+    fn flush(&mut self, drain: &mut Drain, channel: u32, now_ns: u64) {
+        let bits = self.bits.take(channel);
+        let mut outbox = drain.outbox(channel);
+        let coalesced = self.delivery.flush(channel, now_ns, &mut |piece| {
+            let pushed = match (&mut outbox, &piece) {
+                (Some(outbox), Piece::Batch(parts)) => outbox.push(parts, bits),
+                (Some(outbox), Piece::Gap(gap)) => outbox.push_gap(gap, now_ns),
+                (None, _) => false,
+            };
+            // The collectors hold no more than a quarter of the outbox, overhead included.
+            debug_assert!(pushed, "channel {channel} has no room for {piece:?}");
+        });
+        drain.commit_batched(channel, coalesced);
+    }
+
+    /// Lanes of which everything was refused have nothing to wait for.
+    fn commit_rest(&mut self, drain: &mut Drain) {
+        for channel in drain.uncommitted_channels() {
+            if !self.delivery.is_pending(channel) {
+                drain.commit_batched(channel, &[]);
+            }
+        }
+    }
+
+    /// When the next flush is due.
+    pub(crate) fn due_ns(&self) -> Option<u64> {
+        self.delivery.due_ns()
+    }
+}
