@@ -19,7 +19,7 @@ use crate::control::Control;
 use crate::layout::{
     LANES_MAX, LaneCommitSlot, SERVICES_MAX, ServiceCommitSlot, load_text, store_text,
 };
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering, fence};
 
 /// How far one service's log is committed: the part of the file that is true after a crash.
 ///
@@ -176,6 +176,9 @@ impl CommitArea {
         // ORDERING: Relaxed; the consumer is the only writer.
         let next = generation.load(Ordering::Relaxed).wrapping_add(1);
         let bank = (next & 1) as usize;
+        // ORDERING: Release fence. Whoever sees a word of this bank change sees as well, when it looks again,
+        // that the other bank was in force: the reader's Acquire fence is the other end.
+        fence(Ordering::Release);
         let used = control.limits.lanes as usize;
         for (slot, commit) in self.lanes.iter().enumerate().take(used) {
             if is_ours(slot) {
@@ -203,6 +206,24 @@ pub(crate) fn services(control: &Control, bank: usize) -> Vec<ServiceCommit> {
         .map(ServiceCommitSlot::load)
         .take_while(|commit| !commit.name.is_empty())
         .collect()
+}
+
+/// The services of one commit, all of the same one. Retries while commits come in; there are at most a few
+/// hundred a second.
+pub(crate) fn services_now(control: &Control) -> Vec<ServiceCommit> {
+    let generation = &control.consumer.generation;
+    loop {
+        // ORDERING: Acquire (K1).
+        let before = generation.load(Ordering::Acquire);
+        let services = services(control, (before & 1) as usize);
+        // ORDERING: Acquire fence; the copies above come before the second look.
+        fence(Ordering::Acquire);
+        // ORDERING: Relaxed; ordered by the fence. The bank that was copied is only written to after the
+        // word has moved on.
+        if generation.load(Ordering::Relaxed) == before {
+            return services;
+        }
+    }
 }
 
 /// Commits one lane that is not persisted: its own slot pair, its own flip word.

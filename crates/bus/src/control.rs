@@ -44,6 +44,7 @@ pub(crate) struct Control {
     pub(crate) request: Pinned<RequestLine>,
     pub(crate) consumer: Pinned<ConsumerLine>,
     pub(crate) calibration: Pinned<CalibrationPage>,
+    pub(crate) commit_bell: Pinned<crate::commit_bell::CommitBellLine>,
     pub(crate) directory: Pinned<[DirectoryEntry; LANES_MAX]>,
     pub(crate) names: Pinned<[NameSlot; NAMES_MAX]>,
     pub(crate) sources: Pinned<[SourceSlot; SOURCES_MAX]>,
@@ -182,6 +183,9 @@ impl Control {
             request: region.pin(REQUEST_OFFSET).ok_or_else(short)?,
             consumer: region.pin(CONSUMER_OFFSET).ok_or_else(short)?,
             calibration: region.pin(CALIBRATION_OFFSET).ok_or_else(short)?,
+            commit_bell: region
+                .pin(crate::layout::COMMIT_BELL_OFFSET)
+                .ok_or_else(short)?,
             directory: region.pin(DIRECTORY_OFFSET).ok_or_else(short)?,
             names: region.pin(NAMES_OFFSET).ok_or_else(short)?,
             sources: region.pin(SOURCES_OFFSET).ok_or_else(short)?,

@@ -331,6 +331,8 @@ impl Drain {
             control,
         };
         drain.housekeep();
+        // The one before us may have died between its last commit and the bell.
+        drain.control.commit_bell.ring();
         Ok(drain)
     }
 
@@ -510,6 +512,7 @@ impl Drain {
             None => false,
         };
         self.area.flip(&self.control, is_persisted);
+        self.control.commit_bell.ring();
         self.release(&mark, durable);
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::batch::{AggregateView, Batch};
 use crate::level::Level;
+use crate::schema::{EventLayout, SchemaMismatch};
 
 /// One event, as a subscriber sees it. It borrows from the subscription: keep it with [`Event::to_owned`].
 ///
@@ -78,6 +79,15 @@ impl<'a> Event<'a> {
         }
     }
 
+    /// The payload as a `T`. A copy of the bytes; no system call.
+    ///
+    /// # Errors
+    /// The event has another schema, or none. [`SchemaMismatch::with_found`] with what
+    /// [`crate::Bus::schema`] says of [`Event::schema_id`] makes the message name both.
+    pub fn decode<T: EventLayout>(&self) -> Result<T, SchemaMismatch> {
+        T::decode(self.schema_id, self.payload)
+    }
+
     /// What the payload of an aggregate says; `None` for every other event.
     pub fn aggregate(&self) -> Option<AggregateView<'a>> {
         self.is_aggregate
@@ -138,8 +148,8 @@ impl OwnedEvent {
 /// The subscriber was too slow: events were overwritten before it read them.
 ///
 /// ```
-/// let lagged = millpond_bus::Lagged { pattern: "data:*".into(), lane: 3, from: 640, to: 1280, count: 10 };
-/// assert_eq!(lagged.to_string(), "missed 10 events of rule \"data:*\": bytes 640 to 1280 of ring 3");
+/// let lagged = millpond_bus::Lagged { pattern: "data:*".into(), lane: 3, from: 640, to: 650, count: 10 };
+/// assert_eq!(lagged.to_string(), "missed 10 events of rule \"data:*\": numbers 640 to 649 of ring 3");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lagged {
@@ -147,11 +157,11 @@ pub struct Lagged {
     pub pattern: String,
     /// Epoch of the ring it read: a lane's, or the outbox's.
     pub lane: u64,
-    /// Where it was: a position in that ring, in bytes since its creation.
+    /// The first event it missed: by its number in the lane, or in the order of the outbox.
     pub from: u64,
-    /// Where it goes on. Exclusive: what starts here is read.
+    /// The event it goes on with. Exclusive.
     pub to: u64,
-    /// How many events it missed.
+    /// How many events it missed. Of a lane: at most; events that the publisher dropped meanwhile are in it.
     pub count: u64,
 }
 
@@ -164,9 +174,10 @@ impl std::fmt::Display for Lagged {
             to,
             count,
         } = self;
+        let last = to.saturating_sub(1);
         write!(
             f,
-            "missed {count} events of rule {pattern:?}: bytes {from} to {to} of ring {lane}"
+            "missed {count} events of rule {pattern:?}: numbers {from} to {last} of ring {lane}"
         )
     }
 }

@@ -5,6 +5,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::clock::CalibrationPage;
+use crate::commit_bell::CommitBellLine;
 use crate::doorbell::DoorbellLine;
 use crate::region::Shared;
 use crate::ring::RingHeader;
@@ -267,6 +268,8 @@ unsafe impl Shared for ChannelBell {}
 unsafe impl Shared for ChannelOutbox {}
 // SAFETY: as above.
 unsafe impl Shared for SubscriberSlot {}
+// SAFETY: a single atomic, see `commit_bell`.
+unsafe impl Shared for CommitBellLine {}
 // SAFETY: a structure of atomics, see `clock`.
 unsafe impl Shared for CalibrationPage {}
 // SAFETY: arrays of what may be shared may be shared.
@@ -278,6 +281,7 @@ pub(crate) const REQUEST_OFFSET: usize = 0x180;
 pub(crate) const CONSUMER_OFFSET: usize = 0x200;
 pub(crate) const CALIBRATION_OFFSET: usize = 0x280;
 pub(crate) const TEXT_OFFSET: usize = 0x400;
+pub(crate) const COMMIT_BELL_OFFSET: usize = 0x800;
 pub(crate) const RULES_OFFSET: usize = 0x1000;
 pub(crate) const DIRECTORY_OFFSET: usize = page(RULES_OFFSET + RULES_MAX * size_of::<RuleEntry>());
 pub(crate) const NAMES_OFFSET: usize =
@@ -304,7 +308,8 @@ const fn page(offset: usize) -> usize {
 }
 
 const _: () = assert!(CALIBRATION_OFFSET + size_of::<CalibrationPage>() <= TEXT_OFFSET);
-const _: () = assert!(TEXT_OFFSET + size_of::<ConsumerText>() <= RULES_OFFSET);
+const _: () = assert!(TEXT_OFFSET + size_of::<ConsumerText>() <= COMMIT_BELL_OFFSET);
+const _: () = assert!(COMMIT_BELL_OFFSET + size_of::<CommitBellLine>() <= RULES_OFFSET);
 
 /// The head of a lane: written before the lane is registered, never after.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -49,6 +49,8 @@ mod clock;
 #[cfg(not(loom))]
 mod commit;
 #[cfg(not(loom))]
+mod commit_bell;
+#[cfg(not(loom))]
 mod control;
 #[cfg(not(loom))]
 mod drain;

@@ -91,13 +91,7 @@ fn stage_batched(drain: &mut Drain) -> Vec<u32> {
             append_entry(&mut entries, &entry);
             let prefix = literal_prefix(record.name.text).to_owned();
             let bit = record.name_bit();
-            staged.push((
-                record.channel,
-                prefix,
-                entries,
-                bit,
-                record.time_ns,
-            ));
+            staged.push((record.channel, prefix, entries, bit, record.time_ns));
         }
         Verdict::Keep
     });

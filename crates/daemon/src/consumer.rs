@@ -200,6 +200,8 @@ impl Builder {
                 .collect(),
         };
         daemon.describe();
+        // What is in the directory counts from now on, also for a service that never writes again.
+        daemon.commit_new_services();
         Ok(daemon)
     }
 

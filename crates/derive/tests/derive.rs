@@ -56,7 +56,7 @@ impl TestBus {
     fn drain(&self) -> Vec<(String, u32, Vec<u8>)> {
         let mut drain = self.0.drain().expect("nobody else is the consumer");
         let mut seen = Vec::new();
-        for scope in [Scope::Persisted, Scope::Passthrough] {
+        for scope in [Scope::Persisted, Scope::Passthrough, Scope::Batched] {
             drain.pass(scope, &mut |item: Item<'_>| {
                 if let Item::Record(record) = item {
                     let (name, payload) = (record.name.text.to_owned(), record.payload.to_vec());

@@ -26,6 +26,7 @@ compile_error!("millpond runs on Linux only");
 
 mod block;
 mod error;
+mod follow;
 mod index;
 mod level;
 mod line;
@@ -37,6 +38,9 @@ mod time;
 pub use self::{
     block::{BLOCK_BYTES, BlockWriter},
     error::{Damage, Error, ErrorKind},
+    follow::{
+        CommittedEnd, Cursor, CursorError, FollowReport, Followed, Follower, Gone, LogPosition,
+    },
     index::{ENTRY_BYTES, HEADER_BYTES, INDEX_VERSION, Index, IndexEntry, IndexHeader, read_index},
     level::Level,
     line::{LineError, LineWriter, ParsedLine, Source, escape, parse_line, unescape},

@@ -5,8 +5,7 @@
 //! ```
 
 use millpond::zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
-use millpond::{Bus, BusOptions, Event, EventLayout, Level};
-use millpond_bus::{Item, Scope, Verdict};
+use millpond::{Bus, BusOptions, Daemon, Event, Level, SubscribeOptions};
 
 #[derive(Debug, Clone, Copy, Event, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[zerocopy(crate = "millpond::zerocopy")] // not needed where Cargo.toml has zerocopy itself
@@ -26,22 +25,28 @@ struct GpuSample {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let name = format!("example-fixed-layout-{}", std::process::id());
+    let name = format!("example-3-{}", std::process::id());
     let bus = Bus::attach(&name, &BusOptions::default())?;
+    let logs = tempfile::tempdir()?;
+    let daemon = Daemon::builder(&bus, logs.path()).spawn()?;
+    // `gpu:*` is an aggregate rule: count, min, max, mean and last of each field, once a second.
+    let mut summaries = bus.subscribe(SubscribeOptions::new("dashboard", "gpu:*".parse()?))?;
+    // Under `chat:*`, which is passthrough, the very events arrive.
+    let mut samples = bus.subscribe(SubscribeOptions::new("reader", "chat:gpu:*".parse()?))?;
 
     // Set-up: this puts the layout where every process of the bus can read it.
     let mut publisher = bus.publisher("gpu-sampler")?;
     let topics = [
         publisher.event_topic_named::<GpuSample>("gpu:0:sample")?,
-        publisher.event_topic_named::<GpuSample>("gpu:1:sample")?,
+        publisher.event_topic_named::<GpuSample>("chat:gpu:sample")?,
     ];
     for step in 0..3 {
-        for (gpu, topic) in topics.into_iter().enumerate() {
+        for topic in topics {
             let sample = GpuSample {
                 sampled_at_ns: bus.clock().now_ns(),
                 power_mw: 300_000 + 1000 * step,
                 clock_mhz: 1980,
-                utilisation: 12.5 * (gpu + 1) as f32,
+                utilisation: 12.5,
                 model: *b"H200\0\0\0\0\0\0\0\0",
             };
             publisher.publish_event(topic, Level::Info, &sample)?;
@@ -49,25 +54,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 
     // The other side: by the type, or by what the bus says of the bytes.
-    let mut drain = bus.drain()?;
-    for scope in [Scope::Persisted, Scope::Passthrough] {
-        drain.pass(scope, &mut |item: Item<'_>| {
-            let Item::Record(record) = item else {
-                return Verdict::Keep;
-            };
-            if let Some(schema) = bus.schema(record.schema_id)
-                && let Some(json) = schema.to_json(record.payload)
-            {
-                println!("{} {json}", record.name.text);
-            }
-            match GpuSample::decode(record.schema_id, record.payload) {
-                Ok(sample) => println!("  {} W", f64::from(sample.power_mw) / 1000.0),
-                Err(mismatch) => println!("  {mismatch}"),
-            }
-            Verdict::Keep
-        });
+    let event = samples.recv()?;
+    let sample: GpuSample = event.as_event().decode()?;
+    let schema = bus.schema(event.schema_id).ok_or("no schema")?;
+    println!("{} W", f64::from(sample.power_mw) / 1000.0);
+    println!("{}", schema.to_json(&event.payload).unwrap_or_default());
+
+    let event = summaries.recv()?;
+    let summary = event.as_event().aggregate().ok_or("no aggregate")?;
+    for (field, numbers) in schema.numeric_fields().zip(summary.fields()) {
+        let (min, max, mean) = (numbers.min, numbers.max, numbers.mean);
+        println!("{}: {min} to {max}, mean {mean}", field.name);
     }
-    drop((drain, publisher));
+    drop((publisher, samples, summaries));
+    daemon.stop()?;
     bus.remove()?;
     Ok(())
 }

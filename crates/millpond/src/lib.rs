@@ -21,18 +21,33 @@
 #![forbid(unsafe_code)]
 
 pub use millpond_bus::{
-    Bus, BusOptions, Claim, Class, Clock, Counts, Error, ErrorKind, EventField, EventLayout, Field,
-    FieldKind, FlushError, Guarantee, Level, Limits, Overflow, Pattern, PublishBatch, PublishError,
-    Publisher, Rule, RuleTable, Schema, SchemaError, SchemaMismatch, Stats, Topic,
+    AggregateView, Batch, Bus, BusOptions, Claim, Class, Clock, ConflateKey, Counts, Dropped,
+    Error, ErrorKind, Event, EventField, EventLayout, Field, FieldKind, FieldSummary, FlushError,
+    Guarantee, Lagged, Level, Limits, OnLag, Overflow, OwnedEvent, Pattern, Position,
+    PositionError, PublishBatch, PublishError, Publisher, RecvError, Rule, RuleTable, Schema,
+    SchemaError, SchemaMismatch, Since, Stats, SubscribeOptions, Subscriber, Subscription,
+    SubscriptionCounts, SubscriptionWaker, Topic,
 };
 pub use millpond_daemon::{Builder, Daemon, Policy, Running, SyncPolicy};
 pub use millpond_derive::Event;
 pub use zerocopy;
 
+pub mod replay;
+#[cfg(feature = "tokio")]
+mod stream;
+
+#[cfg(feature = "tokio")]
+pub use self::stream::EventStream;
+
+// The guide's code is compiled and run with the tests.
+#[cfg(all(doctest, feature = "tokio"))]
+#[doc = include_str!("../../../docs/guide/from-a-broadcast-channel.md")]
+mod guide {}
+
 /// Reading log directories.
 pub mod logs {
     pub use millpond_logfile::{
-        Counts, Damage, Hit, Level, LevelSet, Order, Query, QueryReport, Reader, ServiceCounts,
-        SourcePattern,
+        CommittedEnd, Counts, Cursor, Damage, FollowReport, Followed, Follower, Gone, Hit, Level,
+        LevelSet, LogPosition, Order, Query, QueryReport, Reader, ServiceCounts, SourcePattern,
     };
 }

@@ -8,5 +8,6 @@ mod crash_points;
 mod daemon_killed;
 mod drops;
 mod publisher_killed;
+mod replay_live;
 mod rotation;
 mod support;

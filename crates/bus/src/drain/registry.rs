@@ -105,8 +105,12 @@ impl Drain {
         if scope != Scope::Passthrough {
             ring::release(&ring, committed.position);
         }
-        if scope == Scope::Persisted {
-            self.area.set_lane(slot, committed);
+        match scope {
+            Scope::Persisted => self.area.set_lane(slot, committed),
+            // Statistics go by it, and the last consumer may have died before it told them.
+            // ORDERING: Release (K1).
+            Scope::Batched => ring.reader.selector.store(bank as u64, Ordering::Release),
+            Scope::Passthrough => {}
         }
         let (wake_after_bytes, wake_after_events) = rule.ring_after();
         let reader = Reader::resume(

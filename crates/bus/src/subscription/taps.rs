@@ -192,6 +192,14 @@ struct LaneTap {
     gone: bool,
 }
 
+/// A lane that is gone.
+struct Ended {
+    /// The number after the last one that we had.
+    next: u64,
+    /// All that it left was read. A consumer that died may have left it twice, so it is not forgotten.
+    settled: bool,
+}
+
 pub(super) struct Taps {
     control: Arc<Control>,
     clock: Clock,
@@ -208,8 +216,8 @@ pub(super) struct Taps {
     channels: Vec<u32>,
     /// Lanes that we do not read.
     ignored: HashSet<u64>,
-    /// Lanes that are gone: the number after the last one we had.
-    ended: HashMap<u64, u64>,
+    /// Lanes that are gone.
+    ended: HashMap<u64, Ended>,
     ended_order: VecDeque<u64>,
     directory_seen: u64,
     rules_seen: u32,
@@ -250,7 +258,9 @@ impl Taps {
         if let Since::Position(position) = &taps.since {
             taps.start_ns = position.time_ns;
             for (&epoch, ring) in &position.rings {
-                taps.ended.insert(epoch, ring.sequence);
+                let next = ring.sequence;
+                let settled = false;
+                taps.ended.insert(epoch, Ended { next, settled });
             }
         }
         taps.follow();
@@ -520,15 +530,15 @@ impl Taps {
             let lane = &self.lanes[index];
             if lane.gone && !lane.tap.has_records() {
                 let lane = self.lanes.swap_remove(index);
-                self.remember(lane.tap.epoch, lane.tap.expected.unwrap_or(0));
+                self.remember(lane.tap.epoch, lane.tap.expected.unwrap_or(0), false);
             } else {
                 index += 1;
             }
         }
     }
 
-    fn remember(&mut self, epoch: u64, next: u64) {
-        if self.ended.insert(epoch, next).is_none() {
+    fn remember(&mut self, epoch: u64, next: u64, settled: bool) {
+        if self.ended.insert(epoch, Ended { next, settled }).is_none() {
             self.ended_order.push_back(epoch);
             if self.ended_order.len() > ENDED_MAX
                 && let Some(oldest) = self.ended_order.pop_front()
@@ -544,7 +554,7 @@ impl Taps {
         match tapped {
             Some(lane) => Some(lane.tap.expected.unwrap_or(0)),
             None => match self.ended.get(&epoch) {
-                Some(next) => Some(*next),
+                Some(ended) => Some(ended.next),
                 None if epoch > self.start_epoch => Some(0),
                 None => None,
             },
@@ -554,7 +564,7 @@ impl Taps {
     fn set_expected(&mut self, epoch: u64, next: u64) {
         match self.lanes.iter_mut().find(|lane| lane.tap.epoch == epoch) {
             Some(lane) => lane.tap.expected = Some(next),
-            None => self.remember(epoch, next),
+            None => self.remember(epoch, next, false),
         }
     }
 
@@ -716,7 +726,7 @@ impl Taps {
             sieve.counts.lagged += lagged.count;
             watch.lagged(lagged);
         }
-        self.set_expected(lane, next);
+        self.remember(lane, next, true);
         Ok(())
     }
 
@@ -732,11 +742,11 @@ impl Taps {
                 (tap.epoch, ring)
             })
             .collect();
-        // Their estate may still be to come.
-        for (&epoch, &sequence) in &self.ended {
+        // What they left may still be to come.
+        for (&epoch, ended) in self.ended.iter().filter(|(_, ended)| !ended.settled) {
             rings.entry(epoch).or_insert(RingPosition {
                 position: 0,
-                sequence,
+                sequence: ended.next,
             });
         }
         Position {
