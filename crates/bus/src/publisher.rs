@@ -27,6 +27,7 @@ use crate::rule::{Overflow, Rule, RuleTable};
 use crate::sync::atomic::{Ordering, fence};
 
 mod claim;
+mod space;
 mod fixed;
 
 pub use claim::{Claim, PublishBatch};

@@ -93,7 +93,8 @@ impl Settings {
         };
         let nothing = DaemonFlags::default();
         let flags = match &cli.command {
-            Command::Daemon(flags) | Command::Config(flags) => flags,
+            Command::Daemon(flags) => flags,
+            Command::Config(flags) => &flags.daemon,
             _ => &nothing,
         };
         let bus = picker.pick(

@@ -62,6 +62,17 @@ pub(crate) fn default_path() -> Option<PathBuf> {
     path.exists().then_some(path)
 }
 
+/// The rules of the file that a daemon was started with, as they are now; where it was started without one,
+/// of the one that is there now.
+pub(crate) fn read_rules(config: Option<&Path>) -> Result<RuleTable, Failure> {
+    match config.map(Path::to_owned).or_else(default_path) {
+        Some(path) => File::read(&path)?.rule_table(&path),
+        None => Err(Failure::new(
+            "there is no configuration file: start the daemon with `--config FILE`",
+        )),
+    }
+}
+
 impl File {
     pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
         let text = std::fs::read_to_string(path).map_err(|error| {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::conditions::Condition;
 use crate::units::{parse_duration, parse_size};
 
 const EXIT_CODES: &str =
@@ -63,14 +64,20 @@ pub(crate) enum Color {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the consumer in the foreground: drain the bus, write the logs
-    #[command(after_help = concat!("Examples:\n  millpond daemon\n  millpond daemon --bus test --logs /tmp/logs --sync always\n\nPrints one line when it is ready. SIGTERM and SIGINT stop it after everything is written; SIGUSR1 starts\nnew segments.\n\nExit codes: 0 stopped in order, 2 error."))]
+    #[command(after_help = concat!("Examples:\n  millpond daemon\n  millpond daemon --bus test --logs /tmp/logs --sync always\n\nPrints one line when it is ready. SIGTERM and SIGINT stop it after everything is written; SIGUSR1 starts\nnew segments, SIGHUP reads the rules of the configuration file again.\n\nExit codes: 0 stopped in order, 2 error."))]
     Daemon(DaemonFlags),
     /// Publish the lines of standard input to the log of a service
-    #[command(after_help = concat!("Examples:\n  my-service 2>&1 | millpond pipe --service web\n  millpond pipe --service build --source make --tee < build.log\n\nReturns when every line is in the file. A level is found in the first 100 bytes of a line (`ERROR`,\n`[warn]`, `level=error`, `error:` ..), else it is info.\n\nExit codes: 0 all written, 1 some lines were dropped (says how many), 2 error."))]
+    #[command(after_help = concat!("Examples:\n  my-service 2>&1 | millpond pipe --service web\n  millpond pipe --service build --source make --tee < build.log\n\nReturns when every line is in the file. While there is no daemon, or it cannot write, it waits and says\nso; lines are dropped only where the rule says `drop-newest`. A level is found in the first 100 bytes of a line (`ERROR`,\n`[warn]`, `level=error`, `error:` ..), else it is info.\n\nExit codes: 0 all written, 1 some lines were dropped (says how many), 2 error."))]
     Pipe(PipeFlags),
     /// Publish one event
     #[command(after_help = concat!("Examples:\n  millpond publish log:web:deploy 'version 1.2 is live'\n  millpond publish data:users:created '{\"id\":7}'\n  uptime | millpond publish log:host\n\nExit codes: 0 published, 1 dropped, 2 error."))]
     Publish(PublishFlags),
+    /// Show events as they come
+    #[command(after_help = concat!("Examples:\n  millpond subscribe 'data:*'\n  millpond subscribe 'data:users:*' 'chat:*' --since 5m\n  millpond subscribe 'gpu:*' --json -n 10 --timeout 30s | jq .fields\n  millpond subscribe 'task:*' --where /metadata/target=me --where /priority\n\nEvents go to standard output, word of missed and dropped ones to standard error. Sleeps without using\nthe CPU while nothing comes. Quote patterns: a shell may take `*` for files.\n\nExit codes: 0 something came (or it was stopped by a signal), 1 nothing came before the timeout, 2 error."))]
+    Subscribe(SubscribeFlags),
+    /// Wait for one event, print it, and end
+    #[command(after_help = concat!("Examples:\n  millpond wait 'build:*:done' --timeout 10m\n  millpond wait task:handoff --where /metadata/handoff_target=reviewer --json\n\nTwo agents that take turns. The reviewer notes where it is, looks whether there is work, and waits from\nthere: what is posted between the look and the wait is not missed.\n  reviewer:  at=$(millpond wait --print-position)\n             ls inbox/* 2>/dev/null ||\n               millpond wait task:handoff --since \"$at\" --where /to=reviewer --timeout 60s\n  writer:    millpond publish task:handoff '{\"to\":\"reviewer\",\"file\":\"a.rs\"}'\n             millpond wait task:handoff --where /to=writer --timeout 10m\n\nSleeps without using the CPU. With `--json` the line has a `position`: the `--since` of the next wait.\n\nExit codes: 0 it came, 124 the time is up, 128 and its number after a signal, 2 error."))]
+    Wait(WaitFlags),
     /// Search the logs; works with or without a daemon
     #[command(after_help = concat!("Examples:\n  millpond query --service web -n 200\n  millpond query --service web --level error --since 10m\n  millpond query --grep 'connection refused' --since 2026-11-21T01:00:00Z --until 2026-11-21T02:00:00Z\n  millpond query --count --by level\n  millpond query --service web --raw > web.out\n\nTimes: RFC 3339, `2026-11-21 01:29`, `01:29`, `today`, `yesterday`, or `5m` for five minutes ago.\n\nExit codes: 0 found, 1 nothing matched, 2 error or damage (what could be read is printed)."))]
     Query(QueryFlags),
@@ -80,18 +87,18 @@ pub(crate) enum Command {
     /// Show what is counted on the bus, from shared memory; works when the daemon hangs or is dead
     #[command(after_help = concat!("Examples:\n  millpond stats\n  millpond stats --json | jq '.sources[] | select(.dropped.total > 0)'\n\nExit codes: 0 nothing lost, 1 something was dropped or rejected, 2 error."))]
     Stats,
-    /// Say which rule applies to an event name, and why
-    #[command(after_help = concat!("Examples:\n  millpond explain data:users:created\n  millpond explain log:web:pty:out --json\n\nExit codes: 0 a rule applies, 1 none does, 2 error."))]
+    /// Say which rule applies to an event name, how its events are delivered, and why
+    #[command(after_help = concat!("Examples:\n  millpond explain data:users:created\n  millpond explain log:web:pty:out --json\n  millpond explain 'data:*'\n\nFor a pattern it lists the rules that can carry names that match it, in order of precedence.\n\nExit codes: 0 a rule applies, 1 none does, 2 error."))]
     Explain {
-        /// Event name, such as data:users:created
+        /// Event name, such as data:users:created, or a pattern such as data:*
         name: String,
     },
     /// Check kernel, limits, permissions and leftovers, and say what to do
     #[command(after_help = concat!("Examples:\n  millpond doctor\n  millpond doctor --logs /srv/logs --json\n\nExit codes: 0 all well (warnings allowed), 1 something does not work, 2 error."))]
     Doctor,
-    /// Print every setting, with where it came from
-    #[command(after_help = concat!("Examples:\n  millpond config\n  MILLPOND_BUS=test millpond config --json\n\nPrecedence: flags, then environment, then the configuration file, then defaults.\n\nExit codes: 0 done, 2 error."))]
-    Config(DaemonFlags),
+    /// Print every setting, with where it came from; or have the daemon read its rules again
+    #[command(after_help = concat!("Examples:\n  millpond config\n  MILLPOND_BUS=test millpond config --json\n  millpond config reload\n\nPrecedence: flags, then environment, then the configuration file, then defaults.\n\nExit codes: 0 done, 2 error."))]
+    Config(ConfigFlags),
     /// Rebuild or verify the indexes of log files
     #[command(after_help = concat!("Examples:\n  millpond index rebuild\n  millpond index verify --service web\n\nExit codes: 0 done and well, 1 no log there, 2 error or damage."))]
     Index {
@@ -154,6 +161,103 @@ pub(crate) struct DaemonFlags {
     /// Lanes of a new bus, at most 1024 [default: 1024]
     #[arg(long, value_name = "COUNT")]
     pub(crate) lanes: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct ConfigFlags {
+    #[command(flatten)]
+    pub(crate) daemon: DaemonFlags,
+    #[command(subcommand)]
+    pub(crate) action: Option<ConfigAction>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigAction {
+    /// Have the daemon read the rules of its configuration file again
+    #[command(after_help = concat!("Examples:\n  millpond config reload\n  kill -HUP $(pidof millpond)        # the same, without an answer\n\nThe file is checked here first. Publishers that are attached go over to the new rules, and no event is\nlost. A file with a mistake changes nothing. Only rules are read again: other keys need a restart.\n\nExit codes: 0 the rules of this file are in force, 1 not within the timeout, 2 error."))]
+    Reload(ReloadFlags),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReloadFlags {
+    /// How long to wait until the rules are in force
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+    pub(crate) timeout: Duration,
+}
+
+/// What `subscribe` and `wait` listen to.
+#[derive(Debug, Args)]
+pub(crate) struct SelectFlags {
+    /// Begin in the past: a position (p1:..), `oldest`, a duration such as 5m, or a time [default: now]
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) since: Option<String>,
+    /// Only events whose JSON payload has this value at /json/pointer, or anything there without
+    /// `=value`; repeatable, all must hold. Events with a schema are looked at by field
+    #[arg(long = "where", value_name = "/POINTER[=VALUE]")]
+    pub(crate) conditions: Vec<Condition>,
+    /// What `--where` does with a payload that is not JSON
+    #[arg(long, value_enum, default_value = "skip", value_name = "WHAT")]
+    pub(crate) where_not_json: NotJson,
+    /// Read and show times in UTC instead of local time
+    #[arg(long)]
+    pub(crate) utc: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NotJson {
+    /// It matches
+    Pass,
+    /// It does not match; counted, and said at the end
+    Skip,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LagPolicy {
+    /// Say how many were missed, and go on
+    Skip,
+    /// End with an error
+    End,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SubscribeFlags {
+    /// Patterns of event names, such as 'data:*' or 'sentinel:*:status'
+    #[arg(value_name = "PATTERN", required = true)]
+    pub(crate) patterns: Vec<String>,
+    #[command(flatten)]
+    pub(crate) select: SelectFlags,
+    /// End after this many lines
+    #[arg(short = 'n', long, value_name = "COUNT")]
+    pub(crate) lines: Option<u64>,
+    /// End after this long [default: go on]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// What to do when events were overwritten before they could be read
+    #[arg(long, value_enum, default_value = "skip", value_name = "WHAT")]
+    pub(crate) on_lag: LagPolicy,
+    /// Look for events without sleeping: under a microsecond, for one whole CPU
+    #[arg(long)]
+    pub(crate) busy_poll: bool,
+    /// One line for each consolidated record instead of one for each of its events; always so with
+    /// `--json`, which has the events inside
+    #[arg(long)]
+    pub(crate) batches: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WaitFlags {
+    /// Patterns of event names, such as 'data:*' or 'sentinel:*:status'
+    #[arg(value_name = "PATTERN", required_unless_present = "print_position")]
+    pub(crate) patterns: Vec<String>,
+    #[command(flatten)]
+    pub(crate) select: SelectFlags,
+    /// Give up after this long, with exit code 124 [default: wait]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// Print the position of now, for a later `--since`, and end
+    #[arg(long)]
+    pub(crate) print_position: bool,
 }
 
 #[derive(Debug, Args)]

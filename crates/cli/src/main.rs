@@ -4,6 +4,7 @@
 
 mod args;
 mod commands;
+mod conditions;
 mod config;
 mod flags;
 mod level;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     match args::Settings::resolve(&cli).and_then(|settings| commands::run(cli.command, &settings)) {
         Ok(Outcome::Found) => ExitCode::SUCCESS,
         Ok(Outcome::Nothing) => ExitCode::from(1),
+        Ok(Outcome::Code(code)) => ExitCode::from(code),
         Err(failure) if failure.is_broken_pipe() => ExitCode::SUCCESS,
         Err(failure) => {
             print::error_line(color, &failure);

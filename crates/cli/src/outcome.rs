@@ -11,6 +11,8 @@ pub(crate) enum Outcome {
     Found,
     /// Exit code 1: nothing matched, or something was lost.
     Nothing,
+    /// An exit code that other commands have made familiar.
+    Code(u8),
 }
 
 impl Outcome {

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::outcome::Failure;
@@ -11,29 +11,40 @@ use crate::outcome::Failure;
 pub(crate) enum Asked {
     Stop,
     Rotate,
+    Reload,
 }
 
-/// Calls `on_signal` for SIGTERM and SIGINT (stop) and SIGUSR1 (rotate). A second stop ends the process at
-/// once.
+/// For a daemon: calls `on_signal` for SIGTERM and SIGINT (stop), SIGUSR1 (rotate) and SIGHUP (reload). A
+/// second stop ends the process at once.
 pub(crate) fn watch(on_signal: impl Fn(Asked) + Send + 'static) -> Result<(), Failure> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])?;
+    let signals = Signals::new([SIGTERM, SIGINT, SIGUSR1, SIGHUP])?;
+    spawn(signals, move |signal| match signal {
+        SIGUSR1 => on_signal(Asked::Rotate),
+        SIGHUP => on_signal(Asked::Reload),
+        _ => on_signal(Asked::Stop),
+    })
+}
+
+/// For what only runs until it is stopped: calls `on_stop` with the number of the signal. A second one ends
+/// the process at once.
+pub(crate) fn watch_stop(on_stop: impl Fn(u8) + Send + 'static) -> Result<(), Failure> {
+    let signals = Signals::new([SIGTERM, SIGINT])?;
+    spawn(signals, move |signal| {
+        on_stop(u8::try_from(signal).unwrap_or_default());
+    })
+}
+
+fn spawn(mut signals: Signals, on_signal: impl Fn(i32) + Send + 'static) -> Result<(), Failure> {
     thread::Builder::new()
         .name("millpond-signals".to_owned())
         .spawn(move || {
             let mut stopping = false;
             for signal in signals.forever() {
-                match signal {
-                    SIGUSR1 => on_signal(Asked::Rotate),
-                    _ if stopping =>
-                    {
-                        #[expect(clippy::disallowed_methods, reason = "asked twice: leave at once")]
-                        std::process::exit(2)
-                    }
-                    _ => {
-                        stopping = true;
-                        on_signal(Asked::Stop);
-                    }
+                if matches!(signal, SIGTERM | SIGINT) && std::mem::replace(&mut stopping, true) {
+                    #[expect(clippy::disallowed_methods, reason = "asked twice: leave at once")]
+                    std::process::exit(2)
                 }
+                on_signal(signal);
             }
         })?;
     Ok(())

@@ -112,8 +112,20 @@ fn code(output: &Output) -> i32 {
 fn every_help_page_has_examples_and_exit_codes_and_fits_80_columns() {
     let place = Place::new("help");
     let commands = [
-        "daemon", "pipe", "publish", "query", "tail", "stats", "explain", "doctor", "config",
-        "index", "rotate", "demo",
+        "daemon",
+        "pipe",
+        "publish",
+        "query",
+        "tail",
+        "stats",
+        "explain",
+        "doctor",
+        "config",
+        "index",
+        "rotate",
+        "demo",
+        "subscribe",
+        "wait",
     ];
     for command in commands {
         let output = place.run(&[command, "--help"]);
@@ -386,4 +398,301 @@ fn tail_follows_across_a_rotation() {
     tail.kill().expect("tail runs");
     tail.wait().expect("tail ends");
     place.stop();
+}
+
+/// A rule for `log:*` of our own.
+fn rule_file(place: &Place, keys: &str) -> String {
+    let path = place.dir.path().join("rules.toml");
+    let text = format!("[[rule]]\npattern = \"log:*\"\nservice = \"*\"\n{keys}");
+    std::fs::write(&path, text).expect("room on the disk");
+    path.display().to_string()
+}
+
+#[test]
+fn a_line_longer_than_the_read_buffer_comes_back_whole() {
+    let mut place = Place::new("whole");
+    let keys = "lane-bytes = \"4MiB\"\npayload-bytes-limit = \"512KiB\"\n";
+    let config = rule_file(&place, keys);
+    place.start(&["--config", &config]);
+    let cases: [(&str, Vec<u8>); 4] = [
+        (
+            "one-record",
+            [vec![b'x'; 400_000], b"\nshort\n".to_vec()].concat(),
+        ),
+        (
+            "pieces",
+            [vec![b'x'; 1_300_000], b"\nshort\n".to_vec()].concat(),
+        ),
+        ("no-newline", vec![b'x'; 1_300_000]),
+        ("exact", vec![b'x'; 512 << 10]),
+    ];
+    for (service, bytes) in &cases {
+        let args = ["pipe", "--service", service, "--config", &config];
+        let output = place.feed(&args, bytes);
+        assert_eq!(code(&output), 0, "{service}: {}", text(&output.stderr));
+        let output = place.run(&["query", "--service", service, "--raw"]);
+        assert!(output.stdout == *bytes, "{service} came back different");
+    }
+    let output = place.run(&["query", "--service", "one-record", "--count"]);
+    assert_eq!(
+        text(&output.stdout),
+        "2\n",
+        "what the rule allows is one record"
+    );
+    place.stop();
+}
+
+#[test]
+fn a_pipe_waits_for_a_daemon_and_loses_nothing() {
+    let mut place = Place::new("patient");
+    let config = rule_file(&place, "lane-bytes = \"64KiB\"\n");
+    let lines = "a line that is longer than short\n".repeat(20_000);
+    let mut command = place.command(&["pipe", "--service", "web", "--config", &config]);
+    command.stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut pipe = command.spawn().expect("the command starts");
+    let mut stdin = pipe.stdin.take().expect("its input was asked for");
+    let mut talk = BufReader::new(pipe.stderr.take().expect("its talk was asked for"));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let bytes = lines.as_bytes();
+            stdin.write_all(bytes).expect("all of it is taken");
+            drop(stdin);
+        });
+        // It has waited for a second when it says so; only now there is a daemon.
+        let mut said = String::new();
+        talk.read_line(&mut said).expect("it can be read");
+        assert!(
+            said.contains("no consumer") && said.contains("start `millpond daemon"),
+            "{said}"
+        );
+        place.start(&["--config", &config]);
+        let status = pipe.wait().expect("the command ends");
+        said.clear();
+        talk.read_to_string(&mut said).expect("it can be read");
+        assert_eq!(status.code(), Some(0), "{said}");
+        assert_eq!(said, "", "said once");
+    });
+    let output = place.run(&["query", "--service", "web", "--raw"]);
+    assert!(output.stdout == lines.as_bytes(), "it came back different");
+    let stats = place.run(&["stats", "--json"]);
+    let stats: serde_json::Value = serde_json::from_slice(&stats.stdout).expect("JSON");
+    assert_eq!(stats["sources"][0]["dropped"]["total"], 0);
+    place.stop();
+}
+
+#[test]
+fn a_pipe_that_gives_up_says_what_was_not_taken_and_what_was_is_written_later() {
+    let mut place = Place::new("gives-up");
+    let config = rule_file(&place, "lane-bytes = \"64KiB\"\n");
+    let lines = "a line that is longer than short\n".repeat(20_000);
+    let args = [
+        "pipe",
+        "--service",
+        "web",
+        "--config",
+        &config,
+        "--timeout",
+        "300ms",
+    ];
+    let output = place.feed(&args, lines.as_bytes());
+    let message = text(&output.stderr);
+    assert_eq!(code(&output), 2, "{message}");
+    assert!(
+        message.contains("was not taken") && message.contains("no consumer"),
+        "{message}"
+    );
+    let (_, rest) = message.split_once("from byte ").expect("where to go on");
+    let at: usize = rest
+        .split(|character: char| !character.is_ascii_digit())
+        .next()
+        .and_then(|digits| digits.parse().ok())
+        .expect("a number");
+    let args = ["pipe", "--service", "web", "--config", &config];
+    place.start(&["--config", &config]);
+    let output = place.feed(&args, &lines.as_bytes()[at..]);
+    assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+    let output = place.run(&["query", "--service", "web", "--raw"]);
+    assert!(output.stdout == lines.as_bytes(), "it came back different");
+    place.stop();
+}
+
+#[test]
+fn an_index_is_not_rebuilt_under_a_daemon_that_writes_it() {
+    let mut place = Place::new("rebuild");
+    place.start(&[]);
+    place.feed(&["pipe", "--service", "web"], b"one\n");
+    let daemon = place.daemon.as_ref().expect("a daemon runs").id();
+    let output = place.run(&["index", "rebuild"]);
+    let message = text(&output.stderr);
+    assert_eq!(code(&output), 2, "{message}");
+    let expected = format!("process {daemon}");
+    assert!(
+        message.contains(&expected) && message.contains("stop it"),
+        "{message}"
+    );
+    assert_eq!(code(&place.run(&["index", "verify"])), 0, "only reads");
+    place.stop();
+    let output = place.run(&["index", "rebuild"]);
+    assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+    // The directory is still that of the same bus: what it has committed counts.
+    place.start(&[]);
+    place.feed(&["pipe", "--service", "web"], b"two\n");
+    let output = place.run(&["query", "--service", "web", "--raw"]);
+    assert_eq!(text(&output.stdout), "one\ntwo\n");
+    place.stop();
+}
+
+#[test]
+fn a_wait_finds_what_was_posted_after_the_look_and_says_124_when_nothing_was() {
+    let place = Place::new("wait");
+    let at = text(&place.run(&["wait", "--print-position"]).stdout);
+    let at = at.trim();
+    let posted = r#"{"to":"reviewer","file":"a.rs"}"#;
+    place.run(&["publish", "chat:handoff", r#"{"to":"writer"}"#]);
+    place.run(&["publish", "chat:handoff", "no JSON"]);
+    place.run(&["publish", "chat:handoff", posted]);
+    let wait = ["wait", "chat:handoff", "--since", at, "--timeout", "10s"];
+    let output = place.run(&[&wait[..], &["--where", "/to=reviewer", "--json"]].concat());
+    assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+    assert!(
+        text(&output.stderr).contains("1 payloads were not JSON"),
+        "{}",
+        text(&output.stderr)
+    );
+    let event: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON line");
+    assert_eq!(event["version"], 1);
+    assert_eq!(event["payload"], posted);
+    assert_eq!(event["json"]["file"], "a.rs");
+    // From there on there is nothing.
+    let position = event["position"].as_str().expect("a position");
+    let args = ["wait", "chat:*", "--since", position, "--timeout", "50ms"];
+    let output = place.run(&args);
+    assert_eq!(code(&output), 124);
+    assert_eq!(text(&output.stdout), "");
+    assert!(text(&output.stderr).contains("nothing matched chat:* within 50ms"));
+}
+
+#[test]
+fn several_events_are_taken_one_wait_after_the_other() {
+    let place = Place::new("turns");
+    let mut at = text(&place.run(&["wait", "--print-position"]).stdout);
+    for word in ["one", "two", "three"] {
+        place.run(&["publish", "chat:turn", word]);
+    }
+    for word in ["one", "two", "three"] {
+        let args = [
+            "wait",
+            "chat:turn",
+            "--json",
+            "--timeout",
+            "5s",
+            "--since",
+            at.trim(),
+        ];
+        let output = place.run(&args);
+        assert_eq!(code(&output), 0, "{word}: {}", text(&output.stderr));
+        let event: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(event["payload"], word);
+        event["position"]
+            .as_str()
+            .expect("a position")
+            .clone_into(&mut at);
+    }
+}
+
+#[test]
+fn a_subscriber_shows_old_and_new_events_as_text_and_as_json() {
+    let place = Place::new("subscribe");
+    place.run(&["publish", "chat:a:said", "before\u{1b}[1m"]);
+    let mut child = place
+        .command(&["subscribe", "chat:*", "--since", "oldest", "--utc"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+    let mut next = || lines.next().expect("another line").expect("it can be read");
+    let line = next();
+    assert!(
+        line.ends_with(r"INFO  chat:a:said publish before\x1b[1m"),
+        "{line}"
+    );
+    place.run(&["publish", "chat:b", "--level", "error", "after"]);
+    let line = next();
+    assert!(line.ends_with("ERROR chat:b publish after"), "{line}");
+    let status = Command::new("kill")
+        .arg(child.id().to_string())
+        .status()
+        .expect("kill starts");
+    assert!(status.success());
+    assert_eq!(child.wait().expect("it ends").code(), Some(0), "quietly");
+    let args = ["subscribe", "chat:*", "--since", "oldest", "--json"];
+    let output = place.run(&[&args[..], &["-n", "1", "--timeout", "5s"]].concat());
+    assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+    let event: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one line");
+    let keys: Vec<&String> = event.as_object().expect("an object").keys().collect();
+    assert_eq!(
+        keys,
+        [
+            "kind", "lane", "level", "name", "payload", "sequence", "source", "time", "time_ns",
+            "version"
+        ]
+    );
+    let output = place.run(&["subscribe", "chat:*", "--timeout", "50ms"]);
+    assert_eq!(code(&output), 1, "nothing came");
+    for bad in ["a::b", "a*"] {
+        let output = place.run(&["subscribe", bad]);
+        assert_eq!(code(&output), 2);
+        assert!(text(&output.stderr).contains("is no pattern"));
+    }
+}
+
+#[test]
+fn rules_are_read_again_and_a_mistake_changes_nothing() {
+    let mut place = Place::new("reload");
+    let config = rule_file(&place, "max-delay = \"1s\"\n");
+    place.start(&["--config", &config]);
+    let reload = ["config", "reload", "--config", &config];
+    rule_file(&place, "max-delay = \"2s\"\n");
+    let output = place.run(&reload);
+    assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("are in force"));
+    let explained = || text(&place.run(&["explain", "log:web"]).stdout);
+    assert!(explained().contains("2s"), "{}", explained());
+    rule_file(&place, "max-delay = \"0s\"\n");
+    let output = place.run(&reload);
+    assert_eq!(code(&output), 2, "{}", text(&output.stdout));
+    assert!(text(&output.stderr).contains("max-delay"));
+    assert!(explained().contains("2s"), "{}", explained());
+    rule_file(&place, "max-delay = \"3s\"\n");
+    let daemon = place.daemon.as_ref().expect("a daemon runs").id();
+    let hung_up = Command::new("kill")
+        .args(["-HUP", &daemon.to_string()])
+        .status()
+        .expect("kill starts");
+    assert!(hung_up.success());
+    // Asks again, and answers when they are in force.
+    assert_eq!(code(&place.run(&reload)), 0);
+    assert!(explained().contains("3s"), "{}", explained());
+    place.stop();
+}
+
+#[test]
+fn explain_says_how_events_are_delivered_and_which_rules_carry_a_pattern() {
+    let place = Place::new("delivery");
+    let explained = |name: &str| text(&place.run(&["explain", name]).stdout);
+    let batch = explained("data:users:created");
+    assert!(
+        batch.contains(
+            "delivery  outbox: delivered by the consumer in batches of at most 100 events or 256KiB"
+        ) && batch.contains("at the latest 50ms after the first; prefix data:users"),
+        "{batch}"
+    );
+    assert!(explained("chat:room").contains("delivery  direct"));
+    assert!(explained("log:web").contains("does not wait for the disk"));
+    let carried = explained("data:*");
+    assert!(
+        carried.contains("data:code_index:*") && !carried.contains("chat:*"),
+        "{carried}"
+    );
+    assert_eq!(code(&place.run(&["explain", "a::*"])), 2);
 }

@@ -27,6 +27,7 @@ compile_error!("millpond runs on Linux only: the sink is built on io_uring and f
 
 mod error;
 mod files;
+mod lock;
 mod open;
 mod policy;
 mod retention;
@@ -35,6 +36,7 @@ mod writer;
 
 pub use self::{
     error::{Error, ErrorKind},
+    lock::DirectoryLock,
     open::Cut,
     policy::{BackendChoice, Policy, SyncPolicy},
     sink::{CompletedGroup, ServiceId, Sink},

@@ -1,8 +1,7 @@
 //! Opening a log directory: who may, and what the last writer left.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use millpond_bus::ServiceCommit;
@@ -10,13 +9,10 @@ use millpond_logfile::{
     BlockWriter, SegmentId, list_segments, list_services, read_index, rebuild_index,
     recover_segment,
 };
-use rustix::fs::FlockOperation;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
+use crate::lock::take_lock;
 use crate::retention::Catalog;
-
-/// Held by the process that writes the directory; says who did last.
-const LOCK_FILE: &str = ".millpond.lock";
 
 /// Text that was cut from a service's log at recovery, or found to be missing.
 ///
@@ -58,7 +54,7 @@ impl OpenedDirectory {
     ) -> Result<Self, Error> {
         fs::create_dir_all(logs_dir)
             .map_err(|error| Error::io("create the log directory", logs_dir, error))?;
-        let (lock, same_owner) = take_lock(logs_dir, owner)?;
+        let (lock, same_owner) = take_lock(logs_dir, Some(owner))?;
         let committed = if same_owner { committed } else { &[] };
         let mut opened = OpenedDirectory {
             lock,
@@ -198,39 +194,4 @@ fn close_properly(dir: &Path, id: SegmentId) -> Result<(), Error> {
         rebuild_index(dir, id, false)?;
     }
     Ok(())
-}
-
-/// Takes the lock; tells whether `owner` was the last to hold it.
-fn take_lock(logs_dir: &Path, owner: &str) -> Result<(File, bool), Error> {
-    let path = logs_dir.join(LOCK_FILE);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Error::io(
-                "write to the log directory (choose another with `--logs`)",
-                logs_dir,
-                error,
-            ),
-            _ => Error::io("open", &path, error),
-        })?;
-    let found = fs::read_to_string(&path).unwrap_or_default();
-    let (last_owner, last_pid) = found.split_once('\n').unwrap_or((&found, ""));
-    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        let message = format!(
-            "log directory {} is being written by process {}: stop it, or choose another with `--logs`",
-            logs_dir.display(),
-            last_pid.trim()
-        );
-        return Err(Error::new(ErrorKind::InUse, message));
-    }
-    let same_owner = last_owner == owner;
-    let text = format!("{owner}\n{}\n", std::process::id());
-    file.set_len(0)
-        .and_then(|()| file.write_all_at(text.as_bytes(), 0))
-        .map_err(|error| Error::io("write", &path, error))?;
-    Ok((file, same_owner))
 }

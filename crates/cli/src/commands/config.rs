@@ -1,14 +1,20 @@
 //! `millpond config`: every effective setting and where it came from.
 
 use std::io::Write;
+use std::time::{Duration, Instant};
 
+use millpond_bus::Bus;
 use serde_json::{Map, Value, json};
 
 use crate::Run;
 use crate::args::Settings;
+use crate::flags::ReloadFlags;
+use crate::outcome::Failure;
 use crate::outcome::Outcome;
+use crate::print;
 use crate::print::stdout;
 use crate::print::table::Table;
+use crate::units::format_duration;
 use crate::units::format_size;
 
 pub(crate) fn run(settings: &Settings) -> Run {
@@ -52,6 +58,52 @@ pub(crate) fn run(settings: &Settings) -> Run {
             ]);
         }
         table.print(&mut out)?;
+    }
+    out.flush()?;
+    Ok(Outcome::Found)
+}
+
+/// How often it is looked whether the rules are in force.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Asks the daemon to read its file again, and looks whether it has.
+pub(crate) fn reload(flags: &ReloadFlags, settings: &Settings) -> Run {
+    // A mistake in the file has ended us before.
+    let Some(path) = &settings.config else {
+        return Err(Failure::new(
+            "there is no configuration file to read: name one with `--config FILE` or MILLPOND_CONFIG",
+        ));
+    };
+    let bus = Bus::open(&settings.bus)?;
+    let name = &settings.bus;
+    let Some(consumer) = bus.consumer() else {
+        return Err(Failure::new(format!(
+            "no consumer on bus {name:?}: start `millpond daemon --bus {name}`, which reads the file"
+        )));
+    };
+    bus.request_reload();
+    let started = Instant::now();
+    let (path, count) = (path.display(), settings.rules.len());
+    while bus.rules()? != settings.rules {
+        if started.elapsed() >= flags.timeout {
+            let message = format!(
+                "the rules of {path} are not in force after {}: process {} reads the file that it was started with, \
+                 and says on its standard error what is wrong with it",
+                format_duration(flags.timeout),
+                consumer.pid
+            );
+            print::error_line(settings.color, &message);
+            return Ok(Outcome::Nothing);
+        }
+        std::thread::sleep(LOOK_INTERVAL);
+    }
+    let mut out = stdout(settings.color);
+    if settings.json {
+        let path = path.to_string();
+        let answer = json!({ "version": 1, "config": path, "rules": count });
+        writeln!(out, "{answer}")?;
+    } else {
+        writeln!(out, "{count} rules of {path} are in force on bus {name:?}")?;
     }
     out.flush()?;
     Ok(Outcome::Found)

@@ -6,6 +6,7 @@ use millpond_daemon::{Daemon, Notice};
 
 use crate::Run;
 use crate::args::Settings;
+use crate::config;
 use crate::outcome::Outcome;
 use crate::print;
 use crate::signals::{self, Asked};
@@ -16,11 +17,16 @@ pub(crate) fn run(settings: &Settings) -> Run {
     if settings.config.is_some() {
         builder = builder.rules(settings.rules.clone());
     }
+    let builder = builder.reload_with({
+        let config = settings.config.clone();
+        move || config::read_rules(config.as_deref()).map_err(|failure| failure.to_string())
+    });
     let mut daemon = builder.open()?;
     let (stop, rotating) = (daemon.stop_handle(), bus.clone());
     signals::watch(move |asked| match asked {
         Asked::Stop => stop.stop(),
         Asked::Rotate => rotating.request_rotation(),
+        Asked::Reload => rotating.request_reload(),
     })?;
     let (backend, reason) = daemon.backend();
     if backend == "pwrite" {
@@ -38,6 +44,8 @@ pub(crate) fn run(settings: &Settings) -> Run {
     drop(out);
     daemon.run(&mut |notice| match notice {
         Notice::TroubleOver => eprintln!("{notice}"),
+        Notice::Reloaded(_) => eprintln!("{notice}"),
+        Notice::NotReloaded(_) => print::error_line(settings.color, &notice),
         _ => print::warning_line(settings.color, &notice),
     });
     daemon.close()?;

@@ -6,6 +6,7 @@ use std::path::Path;
 use millpond_logfile::{
     CURRENT_LINK, SegmentId, check_service_name, list_segments, rebuild_index, verify_segment,
 };
+use millpond_sink::DirectoryLock;
 use serde_json::json;
 
 use crate::Run;
@@ -36,6 +37,15 @@ pub(crate) fn run(action: &IndexAction, settings: &Settings) -> Run {
             settings.logs.display()
         )));
     }
+    // A daemon would go on writing the index file that was replaced, and the new one would fall behind.
+    let lock = match verify {
+        true => None,
+        false => Some(DirectoryLock::take(&settings.logs).map_err(|error| {
+            Failure::new(format!(
+                "{error} (indexes are rebuilt only while nobody writes there)"
+            ))
+        })?),
+    };
     let mut totals = Totals::default();
     for service in services {
         let dir = settings.logs.join(service);
@@ -47,6 +57,7 @@ pub(crate) fn run(action: &IndexAction, settings: &Settings) -> Run {
             }
         }
     }
+    drop(lock);
     totals.clear_progress();
     let mut out = stdout(settings.color);
     if settings.json {

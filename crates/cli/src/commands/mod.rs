@@ -12,11 +12,14 @@ mod publish;
 mod query;
 mod rotate;
 mod stats;
+mod subscribe;
 mod tail;
+mod wait;
 
 use crate::Run;
 use crate::args::Settings;
 use crate::flags::Command;
+use crate::flags::{ConfigAction, ConfigFlags};
 
 /// Runs what was asked for.
 pub(crate) fn run(command: Command, settings: &Settings) -> Run {
@@ -25,10 +28,16 @@ pub(crate) fn run(command: Command, settings: &Settings) -> Run {
         Command::Pipe(flags) => pipe::run(&flags, settings),
         Command::Publish(flags) => publish::run(&flags, settings),
         Command::Query(flags) => query::run(&flags, settings),
+        Command::Subscribe(flags) => subscribe::run(&flags, settings),
+        Command::Wait(flags) => wait::run(&flags, settings),
         Command::Tail(flags) => tail::run(&flags, settings),
         Command::Stats => stats::run(settings),
         Command::Explain { name } => explain::run(&name, settings),
         Command::Doctor => doctor::run(settings),
+        Command::Config(ConfigFlags {
+            action: Some(ConfigAction::Reload(flags)),
+            ..
+        }) => config::reload(&flags, settings),
         Command::Config(_) => config::run(settings),
         Command::Index { action } => index::run(&action, settings),
         Command::Rotate => rotate::run(settings),

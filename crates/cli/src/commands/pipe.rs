@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::time::{Duration, Instant};
 
 use millpond_bus::{
-    Bus, FlushError, Guarantee, Level, PublishError, Publisher, Topic, check_event_name,
+    Bus, FlushError, Guarantee, Level, Overflow, PublishError, Publisher, Topic, check_event_name,
 };
 use millpond_logfile::check_service_name;
 
@@ -14,11 +14,13 @@ use crate::flags::PipeFlags;
 use crate::level;
 use crate::outcome::{Failure, Outcome};
 use crate::print;
-use crate::units::{human_count, human_size};
+use crate::units::{format_duration, human_count, human_size};
 
 const READ_BYTES: usize = 256 << 10;
 /// A wait for the daemon that is longer than this is explained.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// A daemon that is slow all the time is not talked about all the time.
+const EXPLAIN_INTERVAL: Duration = Duration::from_secs(60);
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 pub(crate) fn run(flags: &PipeFlags, settings: &Settings) -> Run {
@@ -38,20 +40,21 @@ pub(crate) fn run(flags: &PipeFlags, settings: &Settings) -> Run {
     let mut publisher = bus.publisher(&format!("pipe:{}", flags.service))?;
     let topic = publisher.topic(&event)?;
     let continued = publisher.topic(&format!("{event}+"))?;
-    let limit = publisher
-        .payload_bytes_limit(topic)
-        .min(publisher.payload_bytes_limit(continued));
+    let overflow = bus
+        .rules()?
+        .resolve(&event)
+        .map(|found| found.rule.overflow);
     let mut lines = Lines {
         bus: &bus,
         publisher,
         topic,
         continued,
         level,
-        piece_bytes: limit as usize,
+        may_wait: overflow != Some(Overflow::DropNewest),
+        taken_bytes: 0,
         settings,
-        waiting_since: None,
         timeout: flags.timeout,
-        started: Instant::now(),
+        explained: None,
         progress: Progress::new(),
     };
     copy(&mut lines, flags.tee)?;
@@ -70,6 +73,11 @@ fn copy(lines: &mut Lines<'_>, tee: bool) -> Result<(), Failure> {
     let mut buffer = vec![0; READ_BYTES];
     let mut filled = 0;
     loop {
+        if filled == buffer.len() {
+            // A line that the rule allows in one record is longer than the buffer.
+            let wanted = (2 * buffer.len()).min(lines.piece_bytes() + 1);
+            buffer.resize(wanted.max(filled + 1), 0);
+        }
         let count = match stdin.read(&mut buffer[filled..]) {
             Ok(0) => break,
             Ok(count) => count,
@@ -86,10 +94,11 @@ fn copy(lines: &mut Lines<'_>, tee: bool) -> Result<(), Failure> {
             lines.publish_line(&buffer[start..filled + newline])?;
             start = filled + newline + 1;
         }
-        // A line that fills the buffer goes out in pieces.
-        while end - start > lines.piece_bytes {
-            lines.publish(lines.continued, &buffer[start..start + lines.piece_bytes])?;
-            start += lines.piece_bytes;
+        // A line that is longer than a record goes out in pieces.
+        while end - start > lines.piece_bytes() {
+            let piece = &buffer[start..start + lines.piece_bytes()];
+            lines.publish(lines.continued, piece)?;
+            start += piece.len();
         }
         buffer.copy_within(start..end, 0);
         filled = end - start;
@@ -108,39 +117,93 @@ struct Lines<'s> {
     topic: Topic,
     continued: Topic,
     level: Option<Level>,
-    piece_bytes: usize,
+    /// Whether a full lane is waited for; not where the rule says `drop-newest`.
+    may_wait: bool,
+    /// Bytes of standard input that are in the lane, or counted as dropped.
+    taken_bytes: u64,
     settings: &'s Settings,
-    waiting_since: Option<Instant>,
     timeout: Option<Duration>,
-    started: Instant,
+    /// When a wait was last explained.
+    explained: Option<Instant>,
     progress: Progress,
 }
 
 impl Lines<'_> {
+    /// The longest record that the rule allows: read each time, since rules may change under way.
+    fn piece_bytes(&self) -> usize {
+        let limit = |topic| self.publisher.payload_bytes_limit(topic) as usize;
+        limit(self.topic).min(limit(self.continued))
+    }
+
     fn publish_line(&mut self, mut line: &[u8]) -> Result<(), Failure> {
-        while line.len() > self.piece_bytes {
-            let (piece, rest) = line.split_at(self.piece_bytes);
+        while line.len() > self.piece_bytes() {
+            let (piece, rest) = line.split_at(self.piece_bytes());
             self.publish(self.continued, piece)?;
             line = rest;
         }
-        self.publish(self.topic, line)
+        self.publish(self.topic, line)?;
+        self.taken_bytes += 1;
+        Ok(())
     }
 
-    /// Publishes one record. While there is no daemon it waits; a drop is counted by the publisher.
+    /// Publishes one record. While the lane is full it waits, unless the rule says to drop then; a drop is
+    /// counted by the publisher.
     fn publish(&mut self, topic: Topic, bytes: &[u8]) -> Result<(), Failure> {
+        if self.may_wait && !self.publisher.has_room(topic, bytes.len()) {
+            self.wait_for_room(topic, bytes.len())?;
+        }
         let level = self.level.unwrap_or_else(|| level::detect(bytes));
         match self.publisher.publish(topic, level, bytes) {
-            Ok(_) | Err(PublishError::DeadlinePassed | PublishError::Full) => Ok(()),
+            Ok(_) | Err(PublishError::DeadlinePassed | PublishError::Full) => {
+                self.taken_bytes += bytes.len() as u64;
+                Ok(())
+            }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    #[cold]
+    fn wait_for_room(&mut self, topic: Topic, record_bytes: usize) -> Result<(), Failure> {
+        let mut wait = Wait::start(self.timeout);
+        loop {
+            let slice = wait.slice();
+            if self.publisher.wait_for_space(topic, record_bytes, slice) {
+                return Ok(());
+            }
+            let taken = self.taken_bytes;
+            if let Some(timeout) = wait.has_ended() {
+                return Err(Failure::new(format!(
+                    "standard input was not taken from byte {taken} on: the lane is full, and had no room within \
+                     {}; {}; what was taken waits in shared memory to be written",
+                    format_duration(timeout),
+                    self.state()
+                )));
+            }
+            self.explain(&mut wait, &|| {
+                format!("waiting for room in the lane after {}", human_size(taken))
+            });
         }
     }
 
     /// Waits until everything is written, and says what was lost.
     fn finish(mut self) -> Run {
+        let mut wait = Wait::start(self.timeout);
         loop {
-            match self.publisher.flush(Guarantee::Written, Some(PATIENCE)) {
+            match self.publisher.flush(Guarantee::Written, Some(wait.slice())) {
                 Ok(()) => break,
-                Err(FlushError::TimedOut { pending_bytes }) => self.explain_wait(pending_bytes)?,
+                Err(FlushError::TimedOut { pending_bytes }) => {
+                    let pending = human_size(pending_bytes);
+                    if let Some(timeout) = wait.has_ended() {
+                        return Err(Failure::new(format!(
+                            "{pending} were not written within {}; {}; they wait in shared memory to be written",
+                            format_duration(timeout),
+                            self.state()
+                        )));
+                    }
+                    self.explain(&mut wait, &|| {
+                        format!("waiting for {pending} to be written")
+                    });
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -150,8 +213,8 @@ impl Lines<'_> {
             return Ok(Outcome::Found);
         }
         let message = format!(
-            "{} of {} records were dropped (lane full {}, deadline passed {}, too long {}): raise `lane-bytes` or \
-             `block-deadline` of the rule for log:*",
+            "{} of {} records were dropped (lane full {}, deadline passed {}, too long {}): raise `lane-bytes` of \
+             the rule for log:*, or make its `overflow` `block`",
             counts.dropped(),
             counts.published,
             counts.dropped_full,
@@ -162,28 +225,55 @@ impl Lines<'_> {
         Ok(Outcome::Nothing)
     }
 
-    fn explain_wait(&mut self, pending_bytes: u64) -> Result<(), Failure> {
-        let waited = self.started.elapsed();
-        let since = *self.waiting_since.get_or_insert_with(|| {
-            let bus = &self.settings.bus;
-            let state = match self.bus.consumer() {
-                None => format!("no consumer on bus {bus:?}: start `millpond daemon --bus {bus}`"),
-                Some(_) => "the daemon cannot write: see `millpond stats`".to_owned(),
-            };
-            let message = format!(
-                "waiting for {} to be written; {state}",
-                human_size(pending_bytes)
-            );
-            print::warning_line(self.settings.color, &message);
-            Instant::now()
-        });
-        match self.timeout {
-            Some(timeout) if since.elapsed() + PATIENCE > timeout => Err(Failure::new(format!(
-                "{} were not written within {waited:?}; they wait in shared memory for a daemon to write them",
-                human_size(pending_bytes)
-            ))),
-            _ => Ok(()),
+    /// Says once per wait, and not too often over all, what is waited for.
+    fn explain(&mut self, wait: &mut Wait, what: &dyn Fn() -> String) {
+        let recently = |explained: Instant| explained.elapsed() < EXPLAIN_INTERVAL;
+        if std::mem::replace(&mut wait.explained, true) || self.explained.is_some_and(recently) {
+            return;
         }
+        self.explained = Some(Instant::now());
+        self.progress.clear();
+        let message = format!("{}; {}", what(), self.state());
+        print::warning_line(self.settings.color, &message);
+    }
+
+    /// Why nothing moves, and what to do.
+    fn state(&self) -> String {
+        let bus = &self.settings.bus;
+        match self.bus.consumer() {
+            None => format!("no consumer on bus {bus:?}: start `millpond daemon --bus {bus}`"),
+            Some(_) => "the daemon cannot write: see `millpond stats`".to_owned(),
+        }
+    }
+}
+
+/// One wait for the daemon.
+struct Wait {
+    started: Instant,
+    timeout: Option<Duration>,
+    explained: bool,
+}
+
+impl Wait {
+    fn start(timeout: Option<Duration>) -> Self {
+        Wait {
+            started: Instant::now(),
+            timeout,
+            explained: false,
+        }
+    }
+
+    /// How long to wait before looking up.
+    fn slice(&self) -> Duration {
+        let left = |timeout: Duration| timeout.saturating_sub(self.started.elapsed());
+        self.timeout
+            .map_or(PATIENCE, |timeout| left(timeout).min(PATIENCE))
+    }
+
+    /// The timeout, where it has passed.
+    fn has_ended(&self) -> Option<Duration> {
+        let passed = |timeout: &Duration| self.started.elapsed() >= *timeout;
+        self.timeout.filter(passed)
     }
 }
 

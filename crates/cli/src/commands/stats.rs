@@ -61,6 +61,7 @@ fn print(out: &mut dyn Write, stats: &Stats) -> Result<(), Failure> {
         sum(|source| source.written)
     )?;
     print_problems(out, stats)?;
+    print_lagging(out, stats)?;
     let mut table = Table::new(&[
         "source",
         "rule",
@@ -90,6 +91,46 @@ fn print(out: &mut dyn Write, stats: &Stats) -> Result<(), Failure> {
             service.lines.to_string(),
             human_size(service.bytes),
             service.segments.to_string(),
+        ]);
+    }
+    writeln!(out)?;
+    table.print(out)?;
+    print_subscribers(out, stats)?;
+    Ok(())
+}
+
+/// Subscribers that missed events: their own loss, so it is said and not an exit code.
+fn print_lagging(out: &mut dyn Write, stats: &Stats) -> Result<(), Failure> {
+    for subscriber in stats.subscribers.iter().filter(|one| one.lagged > 0) {
+        writeln!(
+            out,
+            "{YELLOW}missed{YELLOW:#}: {} events by subscriber {} (process {}), which was too slow",
+            subscriber.lagged, subscriber.label, subscriber.pid
+        )?;
+    }
+    Ok(())
+}
+
+fn print_subscribers(out: &mut dyn Write, stats: &Stats) -> Result<(), Failure> {
+    if stats.subscribers.is_empty() {
+        return Ok(());
+    }
+    let mut table = Table::new(&[
+        "subscriber",
+        "process",
+        "patterns",
+        "delivered",
+        "missed",
+        "wakes",
+    ]);
+    for subscriber in &stats.subscribers {
+        table.row(vec![
+            subscriber.label.clone(),
+            subscriber.pid.to_string(),
+            subscriber.pattern.clone(),
+            subscriber.delivered.to_string(),
+            subscriber.lagged.to_string(),
+            subscriber.wakes.to_string(),
         ]);
     }
     writeln!(out)?;
@@ -203,6 +244,20 @@ pub(crate) fn to_json(stats: &Stats) -> Value {
             })
         })
         .collect();
+    let subscribers: Vec<Value> = stats
+        .subscribers
+        .iter()
+        .map(|subscriber| {
+            json!({
+                "label": subscriber.label,
+                "pid": subscriber.pid,
+                "pattern": subscriber.pattern,
+                "delivered": subscriber.delivered,
+                "lagged": subscriber.lagged,
+                "wakes": subscriber.wakes,
+            })
+        })
+        .collect();
     let consumer = stats.consumer.as_ref().map(|consumer| {
         json!({
             "pid": consumer.pid,
@@ -224,5 +279,6 @@ pub(crate) fn to_json(stats: &Stats) -> Value {
         "sources": sources,
         "lanes": lanes,
         "services": services,
+        "subscribers": subscribers,
     })
 }

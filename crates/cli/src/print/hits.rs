@@ -68,7 +68,7 @@ impl HitPrinter {
     }
 }
 
-fn level_style(level: Level) -> Style {
+pub(crate) fn level_style(level: Level) -> Style {
     match level {
         Level::Fatal | Level::Error => RED,
         Level::Warn => YELLOW,
@@ -106,7 +106,7 @@ fn text_line(
 }
 
 /// The time as the clock on the wall shows it; `None` where that is the time of the file.
-fn local_time(time_ns: u64, zone: &TimeZone) -> Option<String> {
+pub(crate) fn local_time(time_ns: u64, zone: &TimeZone) -> Option<String> {
     let time = Timestamp::from_nanosecond(time_ns.into())
         .ok()?
         .to_zoned(zone.clone());

@@ -1,5 +1,6 @@
 //! What people see: colour decided once, lines as text or JSON, tables.
 
+pub(crate) mod events;
 pub(crate) mod hits;
 pub(crate) mod table;
 
