@@ -10,4 +10,5 @@ mod drops;
 mod publisher_killed;
 mod replay_live;
 mod rotation;
+mod scenarios;
 mod support;

@@ -1,2 +1,0 @@
-//! (see docs/ARCHITECTURE.md)
-fn main() {}

@@ -1,0 +1,266 @@
+//! Processes of a scenario: started from one program, told what to do by lines, heard by JSON lines.
+//!
+//! A role says `{"ready":true}`, waits for the line `go`, and ends with one line, its result. When its
+//! standard input ends before that, whoever started it is gone, and it ends too.
+
+use std::fmt::Display;
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::str::FromStr;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::error::Error;
+
+/// How long a process may take to start.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// How to start the processes of a scenario: a program that hands its arguments, from the name of the role
+/// on, to [`role`].
+///
+/// ```
+/// let host = millpond_loadgen::Host::new("/usr/bin/millpond", &["replay-role"]);
+/// assert!(format!("{host:?}").contains("replay-role"));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    program: PathBuf,
+    arguments: Vec<String>,
+}
+
+impl Host {
+    /// `program`, with what comes before the name of the role.
+    pub fn new(program: impl Into<PathBuf>, arguments: &[&str]) -> Self {
+        Host {
+            program: program.into(),
+            arguments: arguments.iter().map(|&text| text.to_owned()).collect(),
+        }
+    }
+
+    /// This program, as `PROGRAM replay-role ROLE ..`: what `millpond` itself understands.
+    ///
+    /// # Errors
+    /// When the system does not tell where this program is.
+    pub fn current() -> Result<Self, Error> {
+        Ok(Self::new(std::env::current_exe()?, &["replay-role"]))
+    }
+
+    /// The command of a role, still without arguments.
+    pub(crate) fn command(&self, role: &str) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).arg(role);
+        command
+    }
+
+    /// Starts a role, and waits until it is ready.
+    pub(crate) fn start(
+        &self,
+        role: &str,
+        arguments: &[(&str, &dyn Display)],
+    ) -> Result<Process, Error> {
+        let mut command = self.command(role);
+        for (key, value) in arguments {
+            command.arg(format!("{key}={value}"));
+        }
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| {
+                let program = self.program.display();
+                Error::new(format!("{program} cannot be started as {role}: {error}"))
+            })?;
+        let (sender, lines) = mpsc::channel();
+        if let Some(output) = child.stdout.take() {
+            // Ends with the pipe, that is with the child.
+            std::thread::spawn(move || {
+                for line in BufReader::new(output).lines().map_while(Result::ok) {
+                    if sender.send(line).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        let mut process = Process {
+            role: role.to_owned(),
+            input: child.stdin.take(),
+            child,
+            lines,
+        };
+        process.hear::<Value>(START_LIMIT)?;
+        Ok(process)
+    }
+}
+
+/// A process that does not outlive us.
+#[derive(Debug)]
+pub(crate) struct Process {
+    role: String,
+    child: Child,
+    input: Option<ChildStdin>,
+    lines: Receiver<String>,
+}
+
+impl Process {
+    /// Says one line.
+    pub(crate) fn say(&mut self, line: &str) -> Result<(), Error> {
+        let failed = |error| Error::new(format!("{} does not listen: {error}", self.role));
+        match &mut self.input {
+            Some(input) => writeln!(input, "{line}").map_err(failed),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for one line.
+    pub(crate) fn hear<T: DeserializeOwned>(&mut self, limit: Duration) -> Result<T, Error> {
+        let role = &self.role;
+        let line = self
+            .lines
+            .recv_timeout(limit)
+            .map_err(|error| match error {
+                RecvTimeoutError::Timeout => {
+                    Error::new(format!("{role} has said nothing for {limit:?}"))
+                }
+                RecvTimeoutError::Disconnected => {
+                    Error::new(format!("{role} ended without a word"))
+                }
+            })?;
+        let value: Value = serde_json::from_str(&line)
+            .map_err(|error| Error::new(format!("{role} said {line:?}: {error}")))?;
+        if let Some(why) = value.get("failed").and_then(Value::as_str) {
+            return Err(Error::new(format!("{role}: {why}")));
+        }
+        Ok(serde_json::from_value(value)?)
+    }
+
+    /// Waits for the last line, and for the end.
+    pub(crate) fn result<T: DeserializeOwned>(mut self, limit: Duration) -> Result<T, Error> {
+        let result = self.hear(limit)?;
+        drop(self.input.take());
+        self.child.wait()?;
+        Ok(result)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It has ended already, unless something went wrong before.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `key=value` arguments of a role.
+pub(crate) struct Arguments<'a>(&'a [String]);
+
+impl Arguments<'_> {
+    pub(crate) fn text(&self, key: &str) -> Result<&str, Error> {
+        self.0
+            .iter()
+            .filter_map(|argument| argument.split_once('='))
+            .find_map(|(name, value)| (name == key).then_some(value))
+            .ok_or_else(|| Error::new(format!("argument {key}=.. is missing")))
+    }
+
+    pub(crate) fn get<T: FromStr<Err: Display>>(&self, key: &str) -> Result<T, Error> {
+        let text = self.text(key)?;
+        text.parse()
+            .map_err(|error| Error::new(format!("argument {key}={text}: {error}")))
+    }
+}
+
+/// What a role hears and says.
+pub(crate) struct Talk;
+
+impl Talk {
+    /// Says that it is ready, and waits for `go`.
+    pub(crate) fn ready(&self) -> Result<(), Error> {
+        self.say(&json!({"ready": true}))?;
+        self.hear().map(|_| ())
+    }
+
+    /// The next line.
+    pub(crate) fn hear(&self) -> Result<String, Error> {
+        let mut line = String::new();
+        match std::io::stdin().read_line(&mut line)? {
+            0 => Err(Error::new("nobody is left to tell it what to do")),
+            _ => Ok(line.trim_end().to_owned()),
+        }
+    }
+
+    /// Says one line.
+    pub(crate) fn say(&self, what: &impl Serialize) -> Result<(), Error> {
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{}", serde_json::to_string(what)?)?;
+        Ok(out.flush()?)
+    }
+}
+
+/// Plays a role of a scenario, when `args` begin with the name of one: what a program does first that a
+/// [`Host`] starts. `None`: there is no argument, it was started for something else.
+///
+/// A failure has been told on standard output already.
+pub fn role(args: &[String]) -> Option<Result<(), Error>> {
+    let (name, rest) = args.split_first()?;
+    let talk = Talk;
+    let outcome = play(name, &Arguments(rest), &talk);
+    if let Err(error) = &outcome {
+        // Whoever started it may be gone.
+        let _ = talk.say(&json!({"failed": error.to_string()}));
+    }
+    Some(outcome)
+}
+
+fn play(name: &str, arguments: &Arguments<'_>, talk: &Talk) -> Result<(), Error> {
+    match name {
+        "daemon" => crate::stage::daemon_role(arguments, talk),
+        "tower-publisher" => crate::tower_start::publisher_role(arguments, talk),
+        "pipe-echo" => crate::debate::baselines::pipe_echo_role(),
+        #[cfg(feature = "subscriptions")]
+        "tower-subscriber" => crate::tower_start::subscriber_role(arguments, talk),
+        #[cfg(feature = "subscriptions")]
+        "last-value-publisher" => crate::last_value::publisher_role(arguments, talk),
+        #[cfg(feature = "subscriptions")]
+        "last-value-subscriber" => crate::last_value::subscriber_role(arguments, talk),
+        #[cfg(feature = "subscriptions")]
+        "debater" => crate::debate::debater_role(arguments, talk),
+        #[cfg(feature = "subscriptions")]
+        "member" => crate::debate::member_role(arguments, talk),
+        #[cfg(feature = "subscriptions")]
+        "sleeper" => crate::debate::sleeper_role(arguments, talk),
+        #[cfg(feature = "subscriptions")]
+        "waiters" => crate::selective_wake::waiters_role(arguments, talk),
+        other => Err(Error::new(format!("there is no role {other:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_found_by_their_key() {
+        let given = ["bus=b=1".to_owned(), "count=7".to_owned()];
+        let arguments = Arguments(&given);
+        assert_eq!(arguments.text("bus").expect("given"), "b=1");
+        assert_eq!(arguments.get::<u64>("count").expect("a number"), 7);
+        let missing = arguments.get::<u64>("rate").expect_err("not given");
+        assert!(missing.to_string().contains("rate"));
+    }
+
+    #[test]
+    fn an_unknown_role_is_an_error() {
+        let outcome = role(&["juggler".to_owned()]).expect("a role was asked for");
+        assert!(
+            outcome
+                .expect_err("no such role")
+                .to_string()
+                .contains("juggler")
+        );
+    }
+}
