@@ -787,6 +787,23 @@ impl<'a> Batch<'a> {
         self.view.last_time_ns()
     }
 
+    /// The events that matched, each with its place among all entries of the record.
+    pub(crate) fn numbered_events(&self) -> impl Iterator<Item = (u64, Event<'a>)> + use<'a> {
+        let (resolver, mut kept) = (self.resolver, self.kept);
+        (0..)
+            .zip(self.view.entries())
+            .filter_map(move |(index, entry)| {
+                if let Some(offsets) = &mut kept {
+                    let (first, rest) = offsets.split_first()?;
+                    if *first != entry.offset() {
+                        return None;
+                    }
+                    *offsets = rest;
+                }
+                Some((index, entry.event(resolver)))
+            })
+    }
+
     /// The events that matched, in order. Does not allocate.
     #[inline]
     pub fn events(&self) -> impl Iterator<Item = Event<'a>> + use<'a> {

@@ -702,6 +702,8 @@ impl Drain {
             || self.open_lanes().any(|lane| match (lane.scope, sleep) {
                 (Scope::Persisted, Sleep::UntilDisk) => false,
                 (Scope::Passthrough, _) => lane.is_over_threshold(),
+                // It came after the pass, and may be the one that does not wait: see `ring_if_due`.
+                (Scope::Batched, _) => lane.has_records(),
                 (_, Sleep::UntilWork) => lane.has_records(),
                 _ => lane.is_over_threshold() || lane.is_due_before(until_ns),
             })

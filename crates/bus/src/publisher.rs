@@ -23,12 +23,12 @@ use crate::names::{self, INLINE_NAME_ID};
 use crate::object;
 use crate::pattern::check_event_name;
 use crate::ring::{KIND_EVENT, RecordHeader, RingMemory, Slot, Writer};
-use crate::rule::{Overflow, Rule, RuleTable};
+use crate::rule::{Class, Overflow, Rule, RuleTable};
 use crate::sync::atomic::{Ordering, fence};
 
 mod claim;
-mod space;
 mod fixed;
+mod space;
 
 pub use claim::{Claim, PublishBatch};
 
@@ -171,6 +171,10 @@ struct PublisherLane {
     ring_after_bytes: u64,
     /// The consumer must not sleep longer than this past an event.
     max_delay_ns: u64,
+    /// Time of the last event for which the consumer was found asleep.
+    asleep_ns: u64,
+    /// Its events are collected, and the first one after a pause is not.
+    batched: bool,
     persisted: bool,
     /// Subscribers read it themselves, and we ring them.
     direct: bool,
@@ -664,8 +668,10 @@ impl Publisher {
 
     /// The consumer sleeps: wake it for the first event, for a threshold, or for what must not wait.
     #[cold]
-    fn ring_if_due(&self, lane: u32, parked: u32) {
-        let lane = &self.lanes[lane as usize];
+    fn ring_if_due(&mut self, lane: u32, parked: u32) {
+        let lane = &mut self.lanes[lane as usize];
+        let asleep_ns = std::mem::replace(&mut lane.asleep_ns, lane.last_time_ns);
+        let is_leading = lane.batched && lane.last_time_ns - asleep_ns > lane.max_delay_ns;
         if parked == doorbell::PARKED_FOR_DISK && lane.persisted {
             return;
         }
@@ -687,6 +693,7 @@ impl Publisher {
             };
             if lag_bytes < lane.ring_after_bytes
                 && lag_events < lane.ring_after_events
+                && !is_leading
                 && (subscribed || !is_late())
             {
                 return;
@@ -732,6 +739,8 @@ impl PublisherLane {
             payload_bytes_limit: rule.payload_bytes_limit,
             ring_after_events,
             max_delay_ns: rule.max_delay.as_nanos().min(1 << 60) as u64,
+            asleep_ns: 0,
+            batched: rule.class == Class::Batch && rule.service.is_none(),
             persisted: rule.service.is_some(),
             direct: rule.is_direct(),
             channel,

@@ -223,7 +223,8 @@ pub struct Rule {
     pub max_events: u32,
     /// A batch is full at this many bytes.
     pub max_bytes: u32,
-    /// A batch is due this long after its first event.
+    /// A batch is due this long after its first event. The first event after a pause as long as this does not
+    /// wait for others.
     pub max_delay: Duration,
 }
 
@@ -522,8 +523,13 @@ impl RuleTable {
             passthrough("chat:*"),
             passthrough("presence:*"),
             passthrough("sentinel:*:status"),
-            rule("data:*"),
+            // A burst of entities must find room until its subscribers have had a turn on the processor.
             Rule {
+                outbox_bytes: 4 << 20,
+                ..rule("data:*")
+            },
+            Rule {
+                outbox_bytes: 16 << 20,
                 max_delay: millis(200),
                 max_events: 500,
                 ..rule("data:code_index:*")

@@ -70,6 +70,8 @@ impl ConsumerInfo {
 pub struct LaneStats {
     /// Its number in the directory.
     pub lane: u32,
+    /// Its number, which no other lane of the bus ever has.
+    pub epoch: u64,
     /// The publisher's label.
     pub label: String,
     /// The publisher's process.
@@ -232,7 +234,7 @@ fn read_subscribers(control: &Control) -> Vec<SubscriberStats> {
 
 impl Stats {
     pub(crate) fn read(control: &Control) -> Self {
-        let lanes = read_lanes(control);
+        let (lanes, sources) = read_lanes_and_sources(control);
         let alive = object::is_locked(&object::control_name(&control.bus));
         let consumer = ConsumerInfo::read(control, alive);
         Stats {
@@ -241,7 +243,7 @@ impl Stats {
             lanes_bytes: lanes.iter().map(|lane| lane.capacity_bytes).sum(),
             lanes_bytes_limit: control.limits.bus_bytes,
             consumer: (consumer.started_ns != 0).then_some(consumer),
-            sources: read_sources(control, &lanes),
+            sources,
             lanes,
             services: read_services(control),
             subscribers: read_subscribers(control),
@@ -252,6 +254,36 @@ impl Stats {
 fn get(word: &AtomicU64) -> u64 {
     // ORDERING: Relaxed; statistics may be a moment old.
     word.load(Ordering::Relaxed)
+}
+
+/// Reads lanes and totals until no lane went from the ones to the others meanwhile: each is counted once.
+fn read_lanes_and_sources(control: &Control) -> (Vec<LaneStats>, Vec<SourceStats>) {
+    let folds = || -> u64 {
+        let slots = control.sources.iter();
+        // ORDERING: Acquire; what is read after it is not older.
+        let selectors = slots.map(|slot| u64::from(slot.selector.load(Ordering::Acquire)));
+        selectors.sum()
+    };
+    let mut before = folds();
+    loop {
+        let mut lanes = read_lanes(control);
+        // One that is in the totals already, and not yet out of the directory.
+        lanes.retain(|lane| !is_folded(control, lane.epoch));
+        let sources = read_sources(control, &lanes);
+        let after = folds();
+        if before == after {
+            return (lanes, sources);
+        }
+        before = after;
+    }
+}
+
+fn is_folded(control: &Control, epoch: u64) -> bool {
+    control.sources.iter().any(|slot| {
+        // ORDERING: Acquire; the totals were stored before the selector.
+        let bank = slot.selector.load(Ordering::Acquire) & 1;
+        get(&slot.totals[bank as usize].last_epoch) == epoch
+    })
 }
 
 fn read_lanes(control: &Control) -> Vec<LaneStats> {
@@ -302,6 +334,7 @@ fn lane_stats(control: &Control, slot: usize, lane: &Lane) -> LaneStats {
     let other = missing.saturating_sub(known.iter().sum::<u64>() + in_flight);
     LaneStats {
         lane: slot as u32,
+        epoch: lane.info.epoch,
         label: lane.info.label.clone(),
         pid: lane.info.publisher_pid,
         uid: lane.info.publisher_uid,

@@ -10,6 +10,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::batch::Batch;
 use crate::control::Control;
 use crate::error::{Error, ErrorKind};
 use crate::event::{Dropped, Event, Lagged, OwnedEvent, Subscriber};
@@ -23,7 +24,7 @@ mod sieve;
 mod taps;
 
 pub use self::position::{Position, PositionError};
-use self::sieve::Sieve;
+use self::sieve::{Sieve, Texts};
 use self::taps::Taps;
 
 /// No wait is longer than this without another look, whatever became of its wake-up.
@@ -230,7 +231,7 @@ pub struct Subscription {
     sieve: Sieve,
     on_lag: OnLag,
     busy_poll: bool,
-    queue: VecDeque<OwnedEvent>,
+    queue: VecDeque<Queued>,
     not_sync: PhantomData<std::cell::Cell<()>>,
 }
 
@@ -291,15 +292,15 @@ impl Subscription {
     pub fn poll(&mut self, subscriber: &mut impl Subscriber) -> Result<u64, RecvError> {
         let before = self.sieve.counts.delivered;
         while let Some(event) = self.queue.pop_front() {
-            subscriber.on_event(&event.as_event());
+            subscriber.on_event(&event.event.as_event());
         }
-        let outcome = self.poll_rings(subscriber, u64::MAX);
+        let outcome = self.poll_rings(&mut Direct(subscriber), u64::MAX);
         outcome.map(|()| self.sieve.counts.delivered - before)
     }
 
     fn poll_rings(
         &mut self,
-        subscriber: &mut impl Subscriber,
+        receiver: &mut impl Receiver,
         events_max: u64,
     ) -> Result<(), RecvError> {
         if self.taps.has_changed() {
@@ -307,7 +308,7 @@ impl Subscription {
             self.listen();
         }
         let mut watch = Watch {
-            subscriber,
+            receiver,
             ends: self.on_lag == OnLag::End,
             lagged: None,
         };
@@ -427,27 +428,23 @@ impl Subscription {
     /// # Errors
     /// As [`Subscription::poll`].
     pub fn try_recv(&mut self) -> Result<Option<OwnedEvent>, RecvError> {
-        if let Some(event) = self.queue.pop_front() {
-            return Ok(Some(event));
+        if let Some(queued) = self.queue.pop_front() {
+            return Ok(Some(queued.event));
         }
-        let mut queue = std::mem::take(&mut self.queue);
-        let mut names = self.sieve.take_texts();
-        let outcome = self.poll_rings(
-            &mut |event: &Event<'_>| {
-                let (name, source) = (names.share(event.name), names.share(event.source));
-                queue.push_back(event.to_owned_with(name, source));
-            },
-            QUEUE_EVENTS_MAX,
-        );
-        self.sieve.give_texts(names);
-        self.queue = queue;
+        let mut collector = Collector {
+            queue: std::mem::take(&mut self.queue),
+            texts: self.sieve.take_texts(),
+        };
+        let outcome = self.poll_rings(&mut collector, QUEUE_EVENTS_MAX);
+        self.sieve.give_texts(collector.texts);
+        self.queue = collector.queue;
         match self.queue.pop_front() {
-            Some(event) => {
+            Some(queued) => {
                 // A loss that ends the subscription ends it behind what came before it.
                 if let Err(RecvError::Lagged(lagged)) = outcome {
                     self.taps.keep_lag(lagged);
                 }
-                Ok(Some(event))
+                Ok(Some(queued.event))
             }
             None => outcome.map(|()| None),
         }
@@ -490,12 +487,23 @@ impl Subscription {
         })
     }
 
-    /// How far it has read: a later subscription with the same patterns can go on there.
-    ///
-    /// Events that [`Subscription::try_recv`] has taken out of the rings but not given yet count as read: take
-    /// the position when it has said `None`, or keep to `poll`.
+    /// Right behind what it has given: a later subscription with the same patterns can go on there.
     pub fn position(&self) -> Position {
-        self.taps.position()
+        let mut position = self.taps.position();
+        // What was taken out of the rings and not given yet is still to come. The first of each ring counts.
+        for queued in self.queue.iter().rev() {
+            let At {
+                ring,
+                position: start,
+                sequence,
+                is_estate,
+            } = queued.at;
+            position.set(ring, start, sequence);
+            if is_estate {
+                position.set(queued.event.lane, 0, queued.event.sequence);
+            }
+        }
+        position
     }
 
     /// What it has done so far.
@@ -520,24 +528,99 @@ enum Wait {
     Woken,
 }
 
-/// The subscriber, and the first loss where that ends the reading.
-struct Watch<'s, S> {
-    subscriber: &'s mut S,
+/// Where an event lay.
+#[derive(Debug, Clone, Copy)]
+struct At {
+    /// Epoch of the ring it was read from.
+    ring: u64,
+    /// Where its record starts.
+    position: u64,
+    /// Its number in that ring: see `RingPosition::sequence`.
+    sequence: u64,
+    /// It was left by a lane that is gone.
+    is_estate: bool,
+}
+
+/// What takes events out of the rings: a subscriber, or the queue of `try_recv`.
+trait Receiver {
+    fn event(&mut self, event: &Event<'_>, at: At);
+    /// `at` is of the record's first entry.
+    fn batch(&mut self, batch: &Batch<'_>, at: At);
+    fn lagged(&mut self, lagged: &Lagged);
+    fn dropped(&mut self, dropped: &Dropped);
+}
+
+/// Hands everything on.
+struct Direct<'s, S>(&'s mut S);
+
+impl<S: Subscriber> Receiver for Direct<'_, S> {
+    #[inline]
+    fn event(&mut self, event: &Event<'_>, _: At) {
+        self.0.on_event(event);
+    }
+
+    fn batch(&mut self, batch: &Batch<'_>, _: At) {
+        self.0.on_batch(batch);
+    }
+
+    fn lagged(&mut self, lagged: &Lagged) {
+        self.0.on_lagged(lagged);
+    }
+
+    fn dropped(&mut self, dropped: &Dropped) {
+        self.0.on_dropped(dropped);
+    }
+}
+
+/// An event that was taken out of its ring and not given yet.
+struct Queued {
+    event: OwnedEvent,
+    at: At,
+}
+
+/// Keeps events for later.
+struct Collector {
+    queue: VecDeque<Queued>,
+    texts: Texts,
+}
+
+impl Receiver for Collector {
+    fn event(&mut self, event: &Event<'_>, at: At) {
+        let (name, source) = (self.texts.share(event.name), self.texts.share(event.source));
+        let event = event.to_owned_with(name, source);
+        self.queue.push_back(Queued { event, at });
+    }
+
+    fn batch(&mut self, batch: &Batch<'_>, at: At) {
+        for (index, event) in batch.numbered_events() {
+            let sequence = at.sequence + index;
+            self.event(&event, At { sequence, ..at });
+        }
+    }
+
+    fn lagged(&mut self, _: &Lagged) {}
+
+    fn dropped(&mut self, _: &Dropped) {}
+}
+
+/// The receiver, and the first loss where that ends the reading.
+struct Watch<'s, R> {
+    receiver: &'s mut R,
     ends: bool,
     lagged: Option<Lagged>,
 }
 
-impl<S: Subscriber> Watch<'_, S> {
+impl<R: Receiver> Watch<'_, R> {
     fn lagged(&mut self, lagged: Lagged) {
         if self.ends && self.lagged.is_none() {
             self.lagged = Some(lagged);
         } else {
-            self.subscriber.on_lagged(&lagged);
+            self.receiver.lagged(&lagged);
         }
     }
 
     fn dropped(&mut self, dropped: &Dropped) {
-        self.subscriber.on_dropped(dropped);
+        self.receiver.dropped(dropped);
     }
 
     /// Whether reading is to stop here.

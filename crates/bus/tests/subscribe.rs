@@ -516,3 +516,104 @@ fn since_a_time_leaves_out_what_is_older() {
         Err(RecvError::TimedOut)
     ));
 }
+
+#[test]
+fn a_position_is_right_behind_what_was_received() {
+    let bus = TestBus::new("resume", vec![passthrough("chat:*"), batch("data:*")]);
+    let mut drain = bus.0.drain().expect("the lease");
+    let start = bus.0.position();
+    let mut publisher = bus.0.publisher("p").expect("a publisher");
+    let room = publisher.topic("chat:room").expect("a topic");
+    let created = publisher.topic("data:users:created").expect("a topic");
+    let mut expected = Vec::new();
+    for number in 0..30 {
+        let payload = number.to_string();
+        for topic in [room, created] {
+            publisher
+                .publish(topic, Level::Info, payload.as_bytes())
+                .expect("room");
+        }
+        expected.extend([
+            format!("chat:room {payload}"),
+            format!("data:users:created {payload}"),
+        ]);
+        if number % 10 == 9 {
+            flush_together(&mut drain);
+        }
+    }
+    publish(&bus, "brief", "chat:brief", &["a", "b", "c"]);
+    expected.extend(["a", "b", "c"].map(|payload| format!("chat:brief {payload}")));
+    keep_house(&mut drain);
+    keep_house(&mut drain);
+
+    // A new subscription for each event, as agents do that take turns.
+    let mut position = start;
+    let mut received = Vec::new();
+    for _ in 0..expected.len() {
+        let token = position.to_string();
+        let mut turn = bus.subscribe("*", Since::Position(token.parse().expect("our own")));
+        let event = turn
+            .recv_timeout(Duration::from_secs(60))
+            .expect("an event");
+        let payload = String::from_utf8(event.payload).expect("text");
+        received.push(format!("{} {payload}", event.name));
+        position = turn.position();
+    }
+    let mut rest = bus.subscribe("*", Since::Position(position));
+    assert_eq!(poll(&mut rest).events, []);
+    expected.sort();
+    received.sort();
+    assert_eq!(received, expected);
+}
+
+/// One record for everything that waits.
+fn flush_together(drain: &mut Drain) {
+    if drain.directory_changed() {
+        drain.housekeep();
+    }
+    let mut entries = Vec::new();
+    let mut found = None;
+    let mut count = 0;
+    drain.pass(Scope::Batched, &mut |item| {
+        if let Item::Record(record) = item {
+            let entry = Entry {
+                is_aggregate: false,
+                level: record.level,
+                time_ns: record.time_ns,
+                sequence: record.sequence,
+                name: record.name,
+                schema_id: 0,
+                lane_epoch: record.lane.epoch,
+                source: record.source,
+                replaced: 0,
+                payload: record.payload,
+            };
+            append_entry(&mut entries, &entry);
+            count += 1;
+            found = Some((
+                record.channel,
+                literal_prefix(record.name.text).to_owned(),
+                record.time_ns,
+            ));
+        }
+        Verdict::Keep
+    });
+    let Some((channel, prefix, time_ns)) = found else {
+        return;
+    };
+    let parts = BatchParts {
+        class: Class::Batch,
+        prefix: &prefix,
+        count,
+        first_time_ns: time_ns,
+        last_time_ns: time_ns,
+        entries: &entries,
+    };
+    assert!(
+        drain
+            .outbox(channel)
+            .expect("an outbox")
+            .push(&parts, u64::MAX)
+    );
+    drain.commit_batched(channel, &[]);
+}

@@ -35,6 +35,13 @@ pub struct Position {
     pub(super) rings: BTreeMap<u64, RingPosition>,
 }
 
+impl Position {
+    /// Puts one ring there.
+    pub(super) fn set(&mut self, ring: u64, position: u64, sequence: u64) {
+        self.rings.insert(ring, RingPosition { position, sequence });
+    }
+}
+
 /// How far one ring has been read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RingPosition {

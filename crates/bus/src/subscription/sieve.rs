@@ -130,12 +130,12 @@ impl Sieve {
         kept
     }
 
-    /// The offsets of the entries to be delivered; true where that is all of them.
-    pub(super) fn sift(&mut self, view: &BatchView<'_>, kept: &mut Vec<u32>) -> bool {
+    /// The offsets of the entries to be delivered, after the first `skipped`; true where that is all of them.
+    pub(super) fn sift(&mut self, view: &BatchView<'_>, skipped: u64, kept: &mut Vec<u32>) -> bool {
         kept.clear();
         let resolver = std::mem::take(&mut self.resolver);
-        let mut all = true;
-        for entry in view.entries() {
+        let mut all = skipped == 0;
+        for entry in view.entries().skip(skipped as usize) {
             // The usual case needs no event to be made.
             let plain = self.filter.is_none() && self.after_ns == 0;
             let keeps = match entry.name_id() {

@@ -16,13 +16,13 @@ use std::sync::Arc;
 
 use super::position::{Position, RingPosition};
 use super::sieve::Sieve;
-use super::{Since, Watch};
+use super::{At, Receiver, Since, Watch};
 use crate::batch::{Batch, BatchView, GapBody};
 use crate::channel;
 use crate::clock::{self, Clock};
 use crate::control::Control;
 use crate::drain::{FUTURE_MAX_NS, split_inline_name};
-use crate::event::{Dropped, Event, Lagged, Subscriber};
+use crate::event::{Dropped, Event, Lagged};
 use crate::lane::{self, Lane, LaneMemory, RingKind};
 use crate::layout::FLAG_INLINE_NAME;
 use crate::level::Level;
@@ -428,10 +428,10 @@ impl Taps {
     }
 
     /// Gives what there is, up to about `events_max` events.
-    pub(super) fn poll<S: Subscriber>(
+    pub(super) fn poll<R: Receiver>(
         &mut self,
         sieve: &mut Sieve,
-        watch: &mut Watch<'_, S>,
+        watch: &mut Watch<'_, R>,
         events_max: u64,
     ) {
         if let Some(lagged) = self.kept_lag.take() {
@@ -458,10 +458,10 @@ impl Taps {
         self.kept_lag = Some(lagged);
     }
 
-    fn poll_lanes<S: Subscriber>(
+    fn poll_lanes<R: Receiver>(
         &mut self,
         sieve: &mut Sieve,
-        watch: &mut Watch<'_, S>,
+        watch: &mut Watch<'_, R>,
         events_max: u64,
     ) {
         if !self.lanes.iter().any(|lane| lane.tap.has_records()) {
@@ -568,11 +568,11 @@ impl Taps {
         }
     }
 
-    fn poll_outbox<S: Subscriber>(
+    fn poll_outbox<R: Receiver>(
         &mut self,
         index: usize,
         sieve: &mut Sieve,
-        watch: &mut Watch<'_, S>,
+        watch: &mut Watch<'_, R>,
         events_max: u64,
     ) {
         self.outboxes[index].refresh();
@@ -584,9 +584,10 @@ impl Taps {
                 continue;
             }
             let payload = &scratch[..header.length_bytes.get() as usize];
+            let start = tap.reader.position();
             tap.reader.advance(&header);
             let read = match header.kind {
-                KIND_BATCH => self.read_batch(index, payload, sieve, watch),
+                KIND_BATCH => self.read_batch(index, start, payload, sieve, watch),
                 KIND_GAP => self.read_gap(payload, sieve, watch),
                 KIND_LANE_END => self.read_lane_end(index, payload, sieve, watch),
                 _ => Ok(()),
@@ -600,12 +601,13 @@ impl Taps {
         self.scratch = scratch;
     }
 
-    fn read_batch<S: Subscriber>(
+    fn read_batch<R: Receiver>(
         &mut self,
         index: usize,
+        start: u64,
         payload: &[u8],
         sieve: &mut Sieve,
-        watch: &mut Watch<'_, S>,
+        watch: &mut Watch<'_, R>,
     ) -> Result<(), &'static str> {
         let view = BatchView::parse(payload)?;
         sieve.resolve(&view)?;
@@ -618,14 +620,24 @@ impl Taps {
             sieve.counts.lagged += lagged.count;
             watch.lagged(lagged);
         }
+        // Entries of a record that was given in part, before the position we started at.
+        let skipped = tap
+            .expected
+            .map_or(0, |expected| expected.saturating_sub(before));
         tap.lagging = false;
         tap.expected = Some(before.saturating_add(view.count().into()));
+        let at = At {
+            ring: tap.epoch,
+            position: start,
+            sequence: before,
+            is_estate: false,
+        };
         if view.class() == Class::Passthrough {
-            self.read_estate(index, &view, sieve, watch);
+            self.read_estate(index, at, &view, sieve, watch);
             return Ok(());
         }
         let mut kept = std::mem::take(&mut self.kept);
-        let all = sieve.sift(&view, &mut kept);
+        let all = sieve.sift(&view, skipped, &mut kept);
         if !kept.is_empty() {
             sieve.counts.delivered += kept.len() as u64;
             let batch = Batch::new(view, &sieve.resolver, (!all).then_some(&kept[..]));
@@ -633,21 +645,22 @@ impl Taps {
                 let replaced = batch.events().map(|event| u64::from(event.replaced));
                 sieve.counts.replaced += replaced.sum::<u64>();
             }
-            watch.subscriber.on_batch(&batch);
+            watch.receiver.batch(&batch, at);
         }
         self.kept = kept;
         Ok(())
     }
 
     /// What a lane left: events that we have not had from the lane itself.
-    fn read_estate<S: Subscriber>(
+    fn read_estate<R: Receiver>(
         &mut self,
         index: usize,
+        at: At,
         view: &BatchView<'_>,
         sieve: &mut Sieve,
-        watch: &mut Watch<'_, S>,
+        watch: &mut Watch<'_, R>,
     ) {
-        for entry in view.entries() {
+        for (number, entry) in (0..).zip(view.entries()) {
             let resolver = std::mem::take(&mut sieve.resolver);
             let event = entry.event(&resolver);
             let (lane, sequence) = (event.lane, event.sequence);
@@ -673,7 +686,12 @@ impl Taps {
                 self.set_expected(lane, sequence + 1);
                 if sieve.keeps(entry.name_id(), &event) {
                     sieve.counts.delivered += 1;
-                    watch.subscriber.on_event(&event);
+                    let at = At {
+                        sequence: at.sequence + number,
+                        is_estate: true,
+                        ..at
+                    };
+                    watch.receiver.event(&event, at);
                 }
             } else {
                 sieve.counts.duplicates += 1;
@@ -682,11 +700,11 @@ impl Taps {
         }
     }
 
-    fn read_gap<S: Subscriber>(
+    fn read_gap<R: Receiver>(
         &mut self,
         payload: &[u8],
         sieve: &mut Sieve,
-        watch: &mut Watch<'_, S>,
+        watch: &mut Watch<'_, R>,
     ) -> Result<(), &'static str> {
         let gap = GapBody::parse(payload)?;
         let source = source_label(&self.control, gap.source());
@@ -702,12 +720,12 @@ impl Taps {
     }
 
     /// A lane is gone: did we have everything?
-    fn read_lane_end<S: Subscriber>(
+    fn read_lane_end<R: Receiver>(
         &mut self,
         index: usize,
         payload: &[u8],
         sieve: &mut Sieve,
-        watch: &mut Watch<'_, S>,
+        watch: &mut Watch<'_, R>,
     ) -> Result<(), &'static str> {
         let end = GapBody::parse(payload)?;
         let (lane, next) = (end.lane_epoch(), end.first());
@@ -758,18 +776,25 @@ impl Taps {
 
 /// Gives an event of a lane to the subscriber, if it is one for it.
 #[inline]
-fn deliver<S: Subscriber>(
+fn deliver<R: Receiver>(
     lane: &mut LaneTap,
     header: &RecordHeader,
     scratch: &[u8],
     sieve: &mut Sieve,
-    watch: &mut Watch<'_, S>,
+    watch: &mut Watch<'_, R>,
 ) {
     let tap = &mut lane.tap;
     let sequence = header.sequence.get();
+    let at = At {
+        ring: tap.epoch,
+        position: tap.reader.position(),
+        sequence,
+        is_estate: false,
+    };
     tap.reader.advance(header);
     if let Some(expected) = tap.expected {
         if sequence < expected {
+            // It came with what an earlier lane of this number left.
             sieve.counts.duplicates += 1;
             return;
         }
@@ -814,7 +839,7 @@ fn deliver<S: Subscriber>(
         let event = event(name.text, payload);
         if sieve.keeps(None, &event) {
             sieve.counts.delivered += 1;
-            watch.subscriber.on_event(&event);
+            watch.receiver.event(&event, at);
         }
         return;
     }
@@ -827,7 +852,7 @@ fn deliver<S: Subscriber>(
         let event = event(name, bytes);
         if sieve.keeps(Some(id), &event) {
             sieve.counts.delivered += 1;
-            watch.subscriber.on_event(&event);
+            watch.receiver.event(&event, at);
         }
     }
     sieve.resolver = resolver;

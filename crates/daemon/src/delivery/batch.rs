@@ -40,6 +40,8 @@ struct Group {
     full: Vec<Cut>,
     /// The record being filled.
     open: Cut,
+    /// Time of the last event that a flush has handed out; 0 for none.
+    flushed_time_ns: u64,
 }
 
 /// What appending did.
@@ -48,6 +50,8 @@ pub(super) struct Appended {
     pub(super) bytes: usize,
     /// The prefix has a full record.
     pub(super) full: bool,
+    /// It is the first event of a prefix that was quiet for `max_delay`.
+    pub(super) leading: bool,
 }
 
 /// The entries of a channel by literal prefix.
@@ -78,6 +82,8 @@ impl Groups {
                 .saturating_sub(BATCH_HEAD_BYTES_MAX),
         );
         let mut bytes = entry_bytes;
+        let leading = group.entries.is_empty()
+            && entry.time_ns.saturating_sub(group.flushed_time_ns) > settings.max_delay_ns;
         let is_over = group.open.count == settings.max_events || filled + entry_bytes > limit;
         if group.open.count == 0 {
             bytes += OVERHEAD_BYTES;
@@ -96,7 +102,11 @@ impl Groups {
         let full = !group.full.is_empty()
             || group.open.count >= settings.max_events
             || group.entries.len() - start >= settings.max_bytes;
-        Appended { bytes, full }
+        Appended {
+            bytes,
+            full,
+            leading,
+        }
     }
 
     #[cold]
@@ -111,6 +121,7 @@ impl Groups {
                     entries: Vec::new(),
                     full: Vec::new(),
                     open: Cut::empty(0),
+                    flushed_time_ns: 0,
                 });
                 self.by_prefix.insert(prefix.into(), place as u32);
                 place
@@ -144,6 +155,7 @@ impl Groups {
             }
             group.entries.clear();
             group.full.clear();
+            group.flushed_time_ns = group.open.last_time_ns;
             group.open = Cut::empty(0);
         }
         // A doubling vector has at most twice what was pending; prefixes that take turns must not add up.

@@ -42,6 +42,8 @@ const PENDING_BYTES_MAX: usize = 1 << 20;
 /// What a record, a key or a name costs beside its entries: the heads of its record in the outbox (200 bytes
 /// at most), its text, and the tables here.
 const OVERHEAD_BYTES: usize = 512;
+/// Leading events flush a channel so many times in `max_delay` at most.
+const LEADING_PART: u64 = 10;
 /// A ring's record header.
 const RECORD_HEADER_BYTES: usize = 32;
 /// What a gap takes in an outbox.
@@ -157,6 +159,8 @@ struct Pending {
     bytes: usize,
     /// When it has to go; `u64::MAX` while nothing is pending.
     due_ns: u64,
+    /// When the last flush was.
+    flushed_ns: u64,
     coalesced: LaneCounts,
     counts: ChannelCounts,
 }
@@ -178,6 +182,13 @@ impl Pending {
         self.due_ns = self.due_ns.min(due_ns);
     }
 
+    /// The first event of a quiet prefix does not wait for others: at once, unless the channel was flushed just
+    /// now. So a trickle is prompt, and a flood of prefixes that are all new is still collected.
+    fn leading_due_ns(&self, time_ns: u64) -> u64 {
+        let pause_ns = self.settings.max_delay_ns / LEADING_PART;
+        time_ns.max(self.flushed_ns.saturating_add(pause_ns))
+    }
+
     /// An event that becomes an entry as it is; a full record makes the channel due.
     fn append(&mut self, entry: &Entry<'_>) -> Verdict {
         if !self.has_room(entry.entry_bytes() + OVERHEAD_BYTES) {
@@ -188,6 +199,8 @@ impl Pending {
         self.note_time(entry.time_ns);
         if appended.full {
             self.due_ns = 0;
+        } else if appended.leading && self.settings.class == Class::Batch {
+            self.due_ns = self.due_ns.min(self.leading_due_ns(entry.time_ns));
         }
         Verdict::Keep
     }
@@ -323,6 +336,7 @@ impl Channel {
                 groups: Groups::default(),
                 bytes: 0,
                 due_ns: u64::MAX,
+                flushed_ns: 0,
                 coalesced: LaneCounts::default(),
                 counts: ChannelCounts::default(),
             },
@@ -408,6 +422,7 @@ impl Channel {
         pending.counts.entries += pending.groups.emit(settings, out);
         pending.bytes = 0;
         pending.due_ns = u64::MAX;
+        pending.flushed_ns = now_ns;
         self.flushed.list.clear();
         std::mem::swap(&mut self.flushed, &mut pending.coalesced);
         if let Some(settings) = self.settings_next.take() {

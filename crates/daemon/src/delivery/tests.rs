@@ -176,6 +176,16 @@ impl Bench {
         self.flushed_bytes_max = self.flushed_bytes_max.max(bytes);
     }
 
+    /// As if these prefixes had been busy just now: nothing of them is the first after a pause.
+    fn warm_up(&mut self, names: &[&str]) {
+        for name in names {
+            self.offer(&Given::new(name, b"x"));
+        }
+        self.flush(Given::new("a", b"").time_ns);
+        self.got.clear();
+        self.records.clear();
+    }
+
     fn pending_bytes(&self) -> usize {
         self.delivery.channels[3]
             .as_ref()
@@ -210,6 +220,7 @@ fn a_batch_is_due_at_max_events() {
         max_events: 3,
         ..rule(Class::Batch)
     });
+    bench.warm_up(&["data:users:created", "data:orders:created"]);
     let given = Given::new("data:users:created", b"x");
     assert_eq!(bench.delivery.due_ns(), None);
     bench.offer(&given);
@@ -236,6 +247,7 @@ fn a_batch_is_due_at_max_bytes() {
         max_bytes: 1000,
         ..rule(Class::Batch)
     });
+    bench.warm_up(&["data:users:created"]);
     let given = Given::new("data:users:created", &[1; 300]);
     bench.offer(&given);
     bench.offer(&given);
@@ -253,6 +265,7 @@ fn a_batch_is_due_at_max_bytes() {
 #[test]
 fn a_batch_is_due_max_delay_after_its_first_event() {
     let mut bench = Bench::new(rule(Class::Batch));
+    bench.warm_up(&["data:users:created"]);
     let first = Given::new("data:users:created", b"x");
     let due_ns = first.time_ns + 50 * MILLISECOND;
     bench.offer(&first);
@@ -265,6 +278,33 @@ fn a_batch_is_due_max_delay_after_its_first_event() {
     assert_eq!(bench.delivery.next_due(due_ns), Some(3));
     bench.flush(due_ns);
     assert_eq!(bench.delivery.due_ns(), None);
+}
+
+#[test]
+fn the_first_event_after_a_pause_does_not_wait() {
+    let mut bench = Bench::new(rule(Class::Batch));
+    let at = |millis: u64, name: &str| Given {
+        time_ns: Given::new(name, b"").time_ns + millis * MILLISECOND,
+        ..Given::new(name, b"x")
+    };
+    let start_ns = at(0, "a").time_ns;
+    bench.offer(&at(0, "system:health:check"));
+    assert_eq!(bench.delivery.next_due(start_ns), Some(3), "the first ever");
+    bench.flush(start_ns);
+    // The same prefix again, within the delay: collected, and due with its delay.
+    bench.offer(&at(20, "system:health:check"));
+    assert_eq!(bench.delivery.due_ns(), Some(start_ns + 70 * MILLISECOND));
+    // Another prefix is quiet by itself, and takes the others along.
+    bench.offer(&at(30, "data:chat:created"));
+    assert_eq!(
+        bench.delivery.next_due(start_ns + 30 * MILLISECOND),
+        Some(3)
+    );
+    bench.flush(start_ns + 30 * MILLISECOND);
+    assert_eq!(bench.records, [1, 1, 1]);
+    // A flood of prefixes that are all new flushes ten times in a delay, and not once for each.
+    bench.offer(&at(31, "id:1:created"));
+    assert_eq!(bench.delivery.due_ns(), Some(start_ns + 35 * MILLISECOND));
 }
 
 #[test]
