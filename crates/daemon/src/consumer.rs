@@ -20,6 +20,8 @@ use crate::subscribers::Subscribers;
 
 /// Liveness, heartbeat and clock are looked after this often.
 const HOUSEKEEPING_NS: u64 = 1_000_000_000;
+/// While a publisher that is gone has something uncommitted, after this long.
+const CLOSING_NS: u64 = 20_000_000;
 /// No wait is longer than this, whatever rings or does not.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 /// A pass that took fewer records than this came too soon: more would make the publishers' cache lines
@@ -538,8 +540,18 @@ impl Daemon {
     }
 
     fn housekeep(&mut self, now_ns: u64) {
-        self.next_housekeeping_ns = now_ns + HOUSEKEEPING_NS;
-        self.drain.housekeep();
+        let closing = self.drain.housekeep();
+        self.next_housekeeping_ns = now_ns
+            + match closing {
+                true => CLOSING_NS,
+                false => HOUSEKEEPING_NS,
+            };
+        (self.notices).extend(
+            self.subscribers
+                .take_warnings()
+                .into_iter()
+                .map(Notice::Lane),
+        );
         for notice in self.drain.take_notices() {
             self.notices.push(Notice::Lane(match notice {
                 ConsumerNotice::Quarantined { label, pid, damage } => {

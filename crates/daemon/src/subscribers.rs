@@ -1,12 +1,12 @@
 //! Batched channels: from lanes through the collectors into outboxes.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use millpond_bus::{Bus, Drain, Item, Pass, RuleTable, Schema, Scope, Verdict};
+use millpond_bus::{Bus, Drain, Item, Pass, Rule, RuleTable, Schema, Scope, Verdict};
 
-use crate::delivery::{Delivery, Piece};
+use crate::delivery::{ChannelCounts, Delivery, Piece};
 
 /// A pass that fills a channel ends, the channel is flushed, and another pass follows; so often at most
 /// before the log has its turn.
@@ -19,6 +19,8 @@ pub(crate) struct Subscribers {
     delivery: Delivery,
     schemas: RefCell<HashMap<u32, Arc<Schema>>>,
     bits: NameBits,
+    /// The rules, by channel, and what was said of their events already.
+    rules: BTreeMap<u32, (Rule, ChannelCounts)>,
 }
 
 /// Which names each channel holds, as the bells count them.
@@ -73,7 +75,34 @@ impl Subscribers {
             delivery: Delivery::new(),
             schemas: RefCell::default(),
             bits: NameBits::default(),
+            rules: BTreeMap::new(),
         }
+    }
+
+    /// What people should hear of events that their rule could not treat as it says, since the last call.
+    pub(crate) fn take_warnings(&mut self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for (&channel, (rule, told)) in &mut self.rules {
+            let counts = self.delivery.counts(channel);
+            let mut warn = |count: u64, told: u64, what: &str| {
+                if count > told {
+                    let pattern = &rule.pattern;
+                    warnings.push(format!("rule \"{pattern}\": {} {what}", count - told));
+                }
+            };
+            let key = format!(
+                "events without the key {} went by their name",
+                rule.conflate_key
+            );
+            warn(counts.not_keyed, told.not_keyed, &key);
+            let plain = "events without a schema to aggregate by were delivered as they are";
+            warn(counts.not_aggregated, told.not_aggregated, plain);
+            let long =
+                "events were refused: raise `outbox-bytes`, a quarter of it does not hold them";
+            warn(counts.too_long, told.too_long, long);
+            *told = counts;
+        }
+        warnings
     }
 
     /// The collectors go by these rules from their next flush on.
@@ -81,6 +110,8 @@ impl Subscribers {
         for rule in rules.iter() {
             if let Some(channel) = drain.channel(&rule.pattern) {
                 self.delivery.set_rule(channel, rule);
+                let told = self.rules.remove(&channel).map(|(_, told)| told);
+                (self.rules).insert(channel, (rule.clone(), told.unwrap_or_default()));
             }
         }
     }
@@ -109,6 +140,7 @@ impl Subscribers {
             delivery,
             schemas,
             bits,
+            rules: _,
         } = self;
         let schema = |id: u32| {
             if let Some(known) = schemas.borrow().get(&id) {

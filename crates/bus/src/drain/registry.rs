@@ -21,11 +21,15 @@ impl Drain {
     /// Looks after everything that is not an event: new lanes, dead publishers, the clock, the heartbeat.
     ///
     /// Call it about once a second and when [`Drain::directory_changed`]. Costs two system calls a lane.
-    pub fn housekeep(&mut self) {
+    ///
+    /// True where a publisher has closed its lane and something in it is not committed yet: call again soon,
+    /// so that lanes of publishers that come and go quickly do not add up.
+    pub fn housekeep(&mut self) -> bool {
         clock::recalibrate(&self.control.calibration);
         self.beat();
         self.open_new_lanes();
         self.remove_dead_lanes();
+        self.open_lanes().any(DrainLane::is_closed)
     }
 
     /// Says that the consumer is alive.
@@ -264,10 +268,15 @@ fn is_old(entry: &std::fs::DirEntry) -> bool {
 }
 
 impl DrainLane {
+    /// Its publisher has said that nothing will come any more.
+    fn is_closed(&self) -> bool {
+        // ORDERING: Acquire; everything the publisher did comes before its mark.
+        self.ring.publisher.closed.load(Ordering::Acquire) == 1
+    }
+
     /// Nothing will come any more, and everything that came is committed (or given up).
     fn is_finished(&self) -> bool {
-        // ORDERING: Acquire; everything the publisher did comes before its mark.
-        let closed = self.ring.publisher.closed.load(Ordering::Acquire) == 1;
+        let closed = self.is_closed();
         let gone = closed || object::try_lock(&self.descriptor);
         if gone && !closed && !self.quarantined && self.has_records() {
             // Keep the lock: the publisher is dead, and what it left is still to be drained.
