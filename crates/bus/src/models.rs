@@ -203,6 +203,82 @@ fn broken_release_without_release_is_caught() {
     );
 }
 
+/// A ring of words that may be read while they are written, as shared memory is: what a reader that releases
+/// nothing copies can be torn, and it must know.
+struct TornWords {
+    header: RingHeader,
+    words: Vec<loom::sync::atomic::AtomicU64>,
+}
+
+impl RingMemory for Arc<TornWords> {
+    fn header(&self) -> &RingHeader {
+        &self.header
+    }
+
+    fn capacity_bytes(&self) -> u64 {
+        64
+    }
+
+    fn copy_in(&self, index: usize, bytes: &[u8]) {
+        for (offset, chunk) in bytes.chunks(8).enumerate() {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            // ORDERING: Relaxed; plain bytes.
+            self.words[index / 8 + offset].store(u64::from_le_bytes(word), Ordering::Relaxed);
+        }
+    }
+
+    fn copy_out(&self, index: usize, bytes: &mut [u8]) {
+        for (offset, chunk) in bytes.chunks_mut(8).enumerate() {
+            // ORDERING: Relaxed; plain bytes.
+            let word = self.words[index / 8 + offset].load(Ordering::Relaxed);
+            chunk.copy_from_slice(&word.to_le_bytes()[..chunk.len()]);
+        }
+    }
+}
+
+/// Two payload words per record, written behind an announcement; the reader copies them meanwhile.
+fn reader_from_the_side(asks: bool) {
+    loom::model(move || {
+        let ring = Arc::new(TornWords {
+            header: RingHeader::default(),
+            words: (0..8)
+                .map(|_| loom::sync::atomic::AtomicU64::new(1))
+                .collect(),
+        });
+        // A record of two ones is there from the start, and fills the ring.
+        let mut writer = Writer::new(Arc::clone(&ring));
+        let slot = writer.reserve(32).expect("an empty ring");
+        writer.stage(slot);
+        writer.commit();
+        release(&ring.header, 64);
+        let reader = Reader::resume(Arc::clone(&ring), 32, 0, 0);
+        let overwriter = thread::spawn(move || {
+            let slot = writer.reserve(32).expect("it was released");
+            writer.write_payload(slot, 0, &[2; 16]);
+        });
+        let mut copy = [0; 16];
+        ring.copy_out(32, &mut copy);
+        if !(asks && reader.is_overwritten()) {
+            assert_eq!([&copy[..8], &copy[8..]].map(|word| word[0]), [1, 1], "torn");
+        }
+        overwriter.join().expect("the writer ends");
+    });
+}
+
+/// P5: a copy that is not reported as overwritten is whole.
+#[test]
+fn a_torn_copy_is_reported() {
+    reader_from_the_side(true);
+}
+
+/// P5 taken out: the reader does not ask.
+#[test]
+fn broken_reader_that_does_not_ask_is_caught() {
+    let test = "broken_reader_that_does_not_ask_is_caught";
+    must_fail(test, "torn", || reader_from_the_side(false));
+}
+
 /// The kernel's futex in loom's terms: compare and sleep are one step.
 #[derive(Default)]
 struct Futex {
