@@ -16,6 +16,7 @@ use millpond_sink::{CompletedGroup, Cut, Policy, Sink};
 use crate::error::Error;
 use crate::gaps::Gaps;
 use crate::router::Router;
+use crate::schemas::Schemas;
 use crate::subscribers::Subscribers;
 
 /// Liveness, heartbeat and clock are looked after this often.
@@ -151,7 +152,7 @@ impl Builder {
     /// `Bus` when the bus has a consumer already, `Sink` when the directory cannot be written.
     pub fn open(self) -> Result<Daemon, Error> {
         let mut drain = self.bus.drain()?;
-        let mut subscribers = Subscribers::new(&self.bus);
+        let mut subscribers = Subscribers::new();
         let mut rules = self.bus.rules()?;
         if let Some(wanted) = self.rules
             && rules != wanted
@@ -187,6 +188,7 @@ impl Builder {
             logs_dir: self.logs_dir,
             drain,
             subscribers,
+            schemas: Schemas::new(&self.bus),
             reload: self.reload,
             sink,
             router: Router::default(),
@@ -281,6 +283,7 @@ impl StopHandle {
 pub struct Daemon {
     drain: Drain,
     subscribers: Subscribers,
+    schemas: Schemas,
     reload: Option<Reload>,
     sink: Sink,
     router: Router,
@@ -398,7 +401,8 @@ impl Daemon {
         if self.drain.has_uncommitted(Scope::Passthrough) {
             self.drain.commit_passthrough();
         }
-        let batched = (self.subscribers).deliver(&mut self.drain, now_ns, self.flush.is_some());
+        let all = self.flush.is_some();
+        let batched = (self.subscribers).deliver(&mut self.drain, &self.schemas, now_ns, all);
         let (records, stopped, pressure) = self.drain_persisted();
         let submitted = self.submit_if_due(now_ns, stopped, pressure);
         let records = records + passthrough.records + batched;
@@ -454,6 +458,7 @@ impl Daemon {
             return (0, true, false);
         }
         let (sink, router, gaps) = (&mut self.sink, &mut self.router, &mut self.gaps);
+        let schemas = &self.schemas;
         let pass = self.drain.pass(Scope::Persisted, &mut |item| match item {
             Item::Gap(gap) => {
                 gaps.add(&gap);
@@ -465,7 +470,9 @@ impl Daemon {
                 Some((service, source)) => {
                     gaps.note_service(record.lane, *service);
                     let level = Level::from_u8(record.level);
-                    sink.append(*service, record.time_ns, level, source, record.payload);
+                    let shown = schemas.show(&record);
+                    let message = shown.as_deref().map_or(record.payload, str::as_bytes);
+                    sink.append(*service, record.time_ns, level, source, message);
                     Verdict::Keep
                 }
             },
@@ -591,7 +598,7 @@ impl Daemon {
         self.reap();
         let now_ns = self.drain.clock().now_ns();
         // What is pending goes out, due or not.
-        self.subscribers.deliver(&mut self.drain, now_ns, true);
+        (self.subscribers).deliver(&mut self.drain, &self.schemas, now_ns, true);
         self.gaps.write(&mut self.sink, now_ns);
         self.commit_new_services();
         self.marks.push_back(self.drain.mark(Scope::Persisted));

@@ -32,6 +32,7 @@ mod delivery;
 mod error;
 mod gaps;
 mod router;
+mod schemas;
 mod subscribers;
 
 pub use self::consumer::{Builder, Daemon, Notice, Running, Step, StopHandle};

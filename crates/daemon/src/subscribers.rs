@@ -1,12 +1,11 @@
 //! Batched channels: from lanes through the collectors into outboxes.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-use millpond_bus::{Bus, Drain, Item, Pass, Rule, RuleTable, Schema, Scope, Verdict};
+use millpond_bus::{Drain, Item, Pass, Rule, RuleTable, Scope, Verdict};
 
 use crate::delivery::{ChannelCounts, Delivery, Piece};
+use crate::schemas::Schemas;
 
 /// A pass that fills a channel ends, the channel is flushed, and another pass follows; so often at most
 /// before the log has its turn.
@@ -15,9 +14,7 @@ const ROUNDS_MAX: u32 = 8;
 /// What stands between batched lanes and the outboxes.
 #[derive(Debug)]
 pub(crate) struct Subscribers {
-    bus: Bus,
     delivery: Delivery,
-    schemas: RefCell<HashMap<u32, Arc<Schema>>>,
     bits: NameBits,
     /// The rules, by channel, and what was said of their events already.
     rules: BTreeMap<u32, (Rule, ChannelCounts)>,
@@ -69,11 +66,9 @@ impl NameBits {
 }
 
 impl Subscribers {
-    pub(crate) fn new(bus: &Bus) -> Self {
+    pub(crate) fn new() -> Self {
         Subscribers {
-            bus: bus.clone(),
             delivery: Delivery::new(),
-            schemas: RefCell::default(),
             bits: NameBits::default(),
             rules: BTreeMap::new(),
         }
@@ -117,10 +112,16 @@ impl Subscribers {
     }
 
     /// Takes what is in batched lanes, and hands on what is due; with `all`, everything. How many records.
-    pub(crate) fn deliver(&mut self, drain: &mut Drain, now_ns: u64, all: bool) -> u64 {
+    pub(crate) fn deliver(
+        &mut self,
+        drain: &mut Drain,
+        schemas: &Schemas,
+        now_ns: u64,
+        all: bool,
+    ) -> u64 {
         let mut records = 0;
         for _ in 0..ROUNDS_MAX {
-            let pass = self.collect(drain, now_ns);
+            let pass = self.collect(drain, schemas, now_ns);
             records += pass.records;
             // A lane that is half full is released by a flush, and by nothing else.
             self.flush_due(drain, now_ns, all || pass.pressure);
@@ -134,22 +135,9 @@ impl Subscribers {
         records
     }
 
-    fn collect(&mut self, drain: &mut Drain, now_ns: u64) -> Pass {
-        let Subscribers {
-            bus,
-            delivery,
-            schemas,
-            bits,
-            rules: _,
-        } = self;
-        let schema = |id: u32| {
-            if let Some(known) = schemas.borrow().get(&id) {
-                return Some(Arc::clone(known));
-            }
-            let found = bus.schema(id)?;
-            schemas.borrow_mut().insert(id, Arc::clone(&found));
-            Some(found)
-        };
+    fn collect(&mut self, drain: &mut Drain, schemas: &Schemas, now_ns: u64) -> Pass {
+        let Subscribers { delivery, bits, .. } = self;
+        let schema = |id: u32| schemas.get(id);
         drain.pass(Scope::Batched, &mut |item| match item {
             Item::Gap(gap) => delivery.offer_gap(&gap, now_ns),
             Item::Record(record) => {
