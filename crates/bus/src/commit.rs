@@ -301,6 +301,14 @@ pub(crate) fn batched_lane(
     (candidates[chosen].0, chosen)
 }
 
+/// Makes a slot speak of no lane.
+pub(crate) fn forget(control: &Control, slot: usize, bank: usize) {
+    // ORDERING: Relaxed; only consumers look at it, one after the other.
+    control.lane_commits[bank][slot]
+        .epoch
+        .store(0, Ordering::Relaxed);
+}
+
 fn same_outbox(control: &Control, bank: usize, slot: usize, outbox_epoch: u64) -> bool {
     // ORDERING: Relaxed; see `batched_lane`.
     control.lane_commits[bank][slot]

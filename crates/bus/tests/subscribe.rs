@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use millpond_bus::{
     Batch, BatchParts, Bus, BusOptions, Class, Drain, Dropped, Entry, Event, Item, Lagged, Level,
-    OnLag, Pattern, RecvError, Rule, RuleTable, Scope, Since, SubscribeOptions, Subscriber,
-    Subscription, Verdict, append_entry, literal_prefix,
+    NameRef, OnLag, Pattern, RecvError, Rule, RuleTable, Scope, Since, SubscribeOptions,
+    Subscriber, Subscription, Verdict, append_entry, literal_prefix,
 };
 
 /// A bus of the test's own, removed at the end.
@@ -616,4 +616,124 @@ fn flush_together(drain: &mut Drain) {
             .push(&parts, u64::MAX)
     );
     drain.commit_batched(channel, &[]);
+}
+
+/// A flush of which only the lanes' part was done must not come true when a later one moves the tail.
+#[test]
+fn an_unfinished_commit_does_not_come_true_later() {
+    let bus = TestBus::new("unfinished", vec![batch("data:*")]);
+    let mut drain = bus.0.drain().expect("the lease");
+    let mut all = bus.subscribe("data:*", Since::Now);
+    let mut victim = bus.0.publisher("victim").expect("a publisher");
+    let lost = victim.topic("data:users:lost").expect("a topic");
+    drain.housekeep();
+    let before = control_bytes(&bus);
+    victim.publish(lost, Level::Info, b"1").expect("room");
+    let channels = stage_batched(&mut drain);
+    // As if it had died between the lanes' slots and the tail: the slots are there, the tail is not.
+    let outbox = outbox_path(&bus);
+    let old = std::fs::read(&outbox).expect("the outbox");
+    for &channel in &channels {
+        drain.commit_batched(channel, &[]);
+    }
+    assert_ne!(control_bytes(&bus), before, "the slots were written");
+    drop(drain);
+    std::fs::write(&outbox, old).expect("the outbox as it was");
+
+    let mut drain = bus.0.drain().expect("the lease");
+    // The tail moves past where the unfinished flush would have put it, and the consumer dies again before it
+    // has come to the victim.
+    for _ in 0..3 {
+        push_unrelated(&mut drain, channels[0]);
+    }
+    drop(drain);
+    let mut drain = bus.0.drain().expect("the lease");
+    flush(&mut drain);
+    let payloads = poll(&mut all).payloads().join(" ");
+    assert_eq!(payloads.matches('1').count(), 1, "{payloads}");
+}
+
+fn control_bytes(bus: &TestBus) -> Vec<u8> {
+    std::fs::read(format!("/dev/shm/millpond.{}.control", bus.0.name()))
+        .expect("the control segment")
+}
+
+fn outbox_path(bus: &TestBus) -> std::path::PathBuf {
+    let prefix = format!("millpond.{}.outbox.", bus.0.name());
+    std::fs::read_dir("/dev/shm")
+        .expect("shared memory")
+        .flatten()
+        .find(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+        .expect("an outbox")
+        .path()
+}
+
+/// Moves the tail without draining any lane.
+fn push_unrelated(drain: &mut Drain, channel: u32) {
+    let mut entries = Vec::new();
+    let entry = Entry {
+        is_aggregate: false,
+        level: 2,
+        time_ns: 7,
+        sequence: 0,
+        name: NameRef {
+            id: u32::MAX,
+            text: "data:users:more",
+        },
+        schema_id: 0,
+        lane_epoch: 1 << 40,
+        source: 0,
+        replaced: 0,
+        payload: b"more",
+    };
+    append_entry(&mut entries, &entry);
+    let parts = BatchParts {
+        class: Class::Batch,
+        prefix: "data:users",
+        count: 1,
+        first_time_ns: 7,
+        last_time_ns: 7,
+        entries: &entries,
+    };
+    assert!(
+        drain
+            .outbox(channel)
+            .expect("an outbox")
+            .push(&parts, u64::MAX)
+    );
+    drain.commit_batched(channel, &[]);
+}
+
+/// Whatever stands in the words that a reader goes by, it ends, and says that the ring is damaged.
+#[test]
+fn a_reader_survives_words_that_are_nonsense() {
+    use std::os::unix::fs::FileExt;
+    // Offsets from `docs/formats/shm.md`: tail, overwrite and head positions.
+    for (offset, what) in [(0x400, "tail"), (0x438, "overwrite"), (0x480, "head")] {
+        for value in [1, 8, 1 << 40, u64::MAX, u64::MAX - 7] {
+            let bus = TestBus::new(
+                &format!("nonsense-{what}-{value:x}"),
+                vec![passthrough("chat:*")],
+            );
+            let mut reader = bus.subscribe("chat:*", Since::Oldest);
+            let mut publisher = bus.0.publisher("p").expect("a publisher");
+            let topic = publisher.topic("chat:room").expect("a topic");
+            publisher.publish(topic, Level::Info, b"1").expect("room");
+            let prefix = format!("millpond.{}.lane.", bus.0.name());
+            let lane = std::fs::read_dir("/dev/shm")
+                .expect("shared memory")
+                .flatten()
+                .find(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+                .expect("a lane");
+            let file = std::fs::OpenOptions::new()
+                .write(true)
+                .open(lane.path())
+                .expect("ours");
+            file.write_all_at(&value.to_le_bytes(), offset)
+                .expect("written");
+            let seen = poll(&mut reader);
+            assert!(seen.events.len() <= 1, "{what} {value:x}");
+            poll(&mut reader);
+        }
+    }
 }

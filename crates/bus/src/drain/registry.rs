@@ -113,7 +113,14 @@ impl Drain {
             Scope::Persisted => self.area.set_lane(slot, committed),
             // Statistics go by it, and the last consumer may have died before it told them.
             // ORDERING: Release (K1).
-            Scope::Batched => ring.reader.selector.store(bank as u64, Ordering::Release),
+            Scope::Batched => {
+                ring.reader.selector.store(bank as u64, Ordering::Release);
+                // A commit that was never finished must not come true with a later tail.
+                commit::forget(&self.control, slot, bank ^ 1);
+                if committed.position == 0 {
+                    commit::forget(&self.control, slot, bank);
+                }
+            }
             Scope::Passthrough => {}
         }
         let (wake_after_bytes, wake_after_events) = rule.ring_after();

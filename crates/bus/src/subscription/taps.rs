@@ -27,10 +27,12 @@ use crate::lane::{self, Lane, LaneMemory, RingKind};
 use crate::layout::FLAG_INLINE_NAME;
 use crate::level::Level;
 use crate::pattern::Pattern;
-use crate::ring::{Damage, KIND_BATCH, KIND_GAP, KIND_LANE_END, Reader, RecordHeader, RingMemory};
+use crate::ring::{KIND_BATCH, KIND_GAP, KIND_LANE_END, Reader, RecordHeader, RingMemory};
 use crate::rule::Class;
 use crate::sync::atomic::Ordering;
 
+/// Jumps to the oldest record in a row, before a ring counts as damaged.
+const SKIPS_MAX: u32 = 1000;
 /// Lanes that are gone are remembered, so that their estate is not taken for news; so many at most.
 const ENDED_MAX: usize = 4096;
 
@@ -75,17 +77,22 @@ impl Tap {
         if self.damaged {
             return None;
         }
-        loop {
+        for _ in 0..SKIPS_MAX {
             let found = self.reader.peek();
             if self.reader.is_overwritten() {
                 self.skip_overwritten();
+                if self.damaged {
+                    return None;
+                }
                 continue;
             }
             return match found {
                 Ok(header) => header,
-                Err(damage) => self.give_up(damage),
+                Err(_) => self.give_up(),
             };
         }
+        // A writer that is faster than we can jump is no writer.
+        self.give_up()
     }
 
     /// Looks at the tail.
@@ -94,21 +101,25 @@ impl Tap {
         if self.damaged {
             return;
         }
-        loop {
+        for _ in 0..SKIPS_MAX {
             let seen = self.reader.refresh();
             if self.reader.is_overwritten() {
                 self.skip_overwritten();
+                if self.damaged {
+                    return;
+                }
                 continue;
             }
-            if let Err(damage) = seen {
-                self.give_up(damage);
+            if seen.is_err() {
+                self.give_up();
             }
             return;
         }
+        self.give_up();
     }
 
     #[cold]
-    fn give_up(&mut self, _damage: Damage) -> Option<RecordHeader> {
+    fn give_up(&mut self) -> Option<RecordHeader> {
         self.damaged = true;
         None
     }
@@ -214,8 +225,8 @@ pub(super) struct Taps {
     outboxes: Vec<Tap>,
     /// Channels whose pattern overlaps with ours.
     channels: Vec<u32>,
-    /// Lanes that we do not read.
-    ignored: HashSet<u64>,
+    /// Lanes of the directory that we read, or know not to.
+    known: HashSet<u64>,
     /// Lanes that are gone.
     ended: HashMap<u64, Ended>,
     ended_order: VecDeque<u64>,
@@ -242,7 +253,7 @@ impl Taps {
             lanes: Vec::new(),
             outboxes: Vec::new(),
             channels: Vec::new(),
-            ignored: HashSet::new(),
+            known: HashSet::new(),
             ended: HashMap::new(),
             ended_order: VecDeque::new(),
             directory_seen: 0,
@@ -373,40 +384,33 @@ impl Taps {
             let word = control.directory[lane.slot].word.load(Ordering::Acquire);
             lane.gone |= word >> 8 != lane.tap.epoch;
         }
+        let known = std::mem::take(&mut self.known);
         for (slot, entry) in control.directory.iter().enumerate() {
             // ORDERING: Acquire; pairs with the Release that registered the lane.
             let epoch = entry.word.load(Ordering::Acquire) >> 8;
-            let known = |lane: &LaneTap| lane.tap.epoch == epoch;
-            if epoch == 0 || self.ignored.contains(&epoch) || self.lanes.iter().any(known) {
-                continue;
+            if epoch != 0 && (known.contains(&epoch) || self.open_lane(slot, epoch)) {
+                self.known.insert(epoch);
             }
-            self.open_lane(slot, epoch);
-        }
-        if self.ignored.len() > 2 * control.directory.len() {
-            // Numbers of lanes that are long gone.
-            self.ignored.clear();
         }
     }
 
-    fn open_lane(&mut self, slot: usize, epoch: u64) {
+    /// Maps a lane and starts to read it, if it is one of ours; false if it cannot be mapped now.
+    fn open_lane(&mut self, slot: usize, epoch: u64) -> bool {
         let opened = lane::open(
             &self.control.bus,
             RingKind::Lane,
             epoch,
             self.control.access,
         );
-        // Gone in the meantime: what it had is in the outbox.
-        let Ok(lane) = opened else { return };
+        // Gone in the meantime, and what it had is in the outbox; or too many open files.
+        let Ok(lane) = opened else { return false };
         let rule = &lane.info.rule;
         let wanted = self.patterns.iter().any(|own| own.overlaps(&rule.pattern));
         let channel = match rule.is_direct() && wanted {
             true => channel::of_pattern(&self.control, &rule.pattern).ok(),
             false => None,
         };
-        let Some(channel) = channel else {
-            self.ignored.insert(epoch);
-            return;
-        };
+        let Some(channel) = channel else { return true };
         let label = lane.info.label.clone();
         let limit = rule.payload_bytes_limit;
         let mut tap = Tap::over(lane, channel, limit);
@@ -425,6 +429,7 @@ impl Taps {
             slot,
             gone: false,
         });
+        true
     }
 
     /// Gives what there is, up to about `events_max` events.
@@ -513,13 +518,7 @@ impl Taps {
     /// Removes lanes that are damaged from the books; how many.
     fn count_damaged(&mut self) -> u64 {
         let before = self.lanes.len();
-        let ignored = &mut self.ignored;
-        self.lanes.retain(|lane| {
-            if lane.tap.damaged {
-                ignored.insert(lane.tap.epoch);
-            }
-            !lane.tap.damaged
-        });
+        self.lanes.retain(|lane| !lane.tap.damaged);
         (before - self.lanes.len()) as u64
     }
 

@@ -93,7 +93,12 @@ impl Settings {
     fn of(rule: &Rule) -> Self {
         let quarter = rule.outbox_bytes as usize / 4;
         Settings {
-            class: rule.class,
+            // What is left of a rule that is delivered directly by now goes out as it was collected: in
+            // batches. Class passthrough in an outbox means "left by a lane that is gone".
+            class: match rule.class {
+                Class::Passthrough => Class::Batch,
+                class => class,
+            },
             key: rule.conflate_key.clone(),
             record_bytes_limit: quarter.saturating_sub(RECORD_HEADER_BYTES),
             pending_bytes_limit: quarter.min(PENDING_BYTES_MAX),
