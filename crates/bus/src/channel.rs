@@ -57,9 +57,7 @@ pub(crate) fn ring(control: &Control, channel: u32, bits: u64) {
     let Some(bell) = control.bells.get(channel as usize) else {
         return;
     };
-    // ORDERING: AcqRel; a subscriber whose bits are seen here has set `parked` before, and is seen below.
-    let waiting = bell.waiting.fetch_and(!bits, Ordering::AcqRel);
-    if waiting & bits == 0 {
+    if !doorbell::take_bits(&bell.waiting, bits) {
         return;
     }
     // ORDERING: Relaxed; it was raised before any of these slots first slept.
@@ -69,11 +67,8 @@ pub(crate) fn ring(control: &Control, channel: u32, bits: u64) {
         .iter()
         .take((high as usize).min(SUBSCRIBERS_MAX))
     {
-        // ORDERING: Relaxed; ordered by the exchange above.
-        if slot.parked.load(Ordering::Relaxed) == 1
-            && listens_to(slot, channel)
-            && slot.name_bits.load(Ordering::Relaxed) & bits != 0
-        {
+        // ORDERING: Relaxed; stored before the bits that were taken.
+        if listens_to(slot, channel) && slot.name_bits.load(Ordering::Relaxed) & bits != 0 {
             wake(slot);
         }
     }
@@ -89,8 +84,7 @@ pub(crate) fn ring_all(control: &Control) {
 
 /// Wakes one subscriber if it sleeps.
 pub(crate) fn wake(slot: &SubscriberSlot) {
-    // ORDERING: AcqRel; of several ringers exactly one sees the mark and makes the call.
-    if slot.parked.swap(0, Ordering::AcqRel) == 1 {
+    if doorbell::unpark_subscriber(&slot.parked) {
         doorbell::wake(&slot.parked);
     }
 }

@@ -83,6 +83,30 @@ impl DoorbellLine {
     }
 }
 
+/// Subscriber: announces its sleep to the ringers of one channel. `parked` is its own word, set first. Barrier B
+/// follows, then a look at every tail.
+pub(crate) fn announce(parked: &AtomicU32, waiting: &[&AtomicU64], bits: u64) {
+    // ORDERING: Relaxed; carried by the exchanges below.
+    parked.store(1, Ordering::Relaxed);
+    for waiting in waiting {
+        // ORDERING: Release; whoever takes our bits away has seen `parked`.
+        waiting.fetch_or(bits, Ordering::Release);
+    }
+}
+
+/// Ringer: takes the bits away; false where none was set. Behind this it wakes every sleeper that has one of
+/// them, see [`unpark_subscriber`].
+pub(crate) fn take_bits(waiting: &AtomicU64, bits: u64) -> bool {
+    // ORDERING: AcqRel; a subscriber whose bits are seen here has set `parked` before, and is seen after.
+    waiting.fetch_and(!bits, Ordering::AcqRel) & bits != 0
+}
+
+/// Ringer: takes a sleeper's mark away; true if the caller must now wake it.
+pub(crate) fn unpark_subscriber(parked: &AtomicU32) -> bool {
+    // ORDERING: Relaxed load, ordered by `take_bits`; AcqRel exchange: of several ringers one makes the call.
+    parked.load(Ordering::Relaxed) == 1 && parked.swap(0, Ordering::AcqRel) == 1
+}
+
 /// Barrier B (and A) where membarrier is missing.
 pub(crate) fn full_fence() {
     // ORDERING: P3.

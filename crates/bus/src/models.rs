@@ -13,7 +13,7 @@ use zerocopy::little_endian::{U32, U64};
 
 use crate::doorbell::{self, DoorbellLine};
 use crate::ring::{KIND_EVENT, Reader, RecordHeader, RingHeader, RingMemory, Writer, release};
-use crate::sync::atomic::Ordering;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 const CAPACITY_BYTES: usize = 128;
 
@@ -207,7 +207,7 @@ fn broken_release_without_release_is_caught() {
 /// nothing copies can be torn, and it must know.
 struct TornWords {
     header: RingHeader,
-    words: Vec<loom::sync::atomic::AtomicU64>,
+    words: Vec<AtomicU64>,
 }
 
 impl RingMemory for Arc<TornWords> {
@@ -242,9 +242,7 @@ fn reader_from_the_side(asks: bool) {
     loom::model(move || {
         let ring = Arc::new(TornWords {
             header: RingHeader::default(),
-            words: (0..8)
-                .map(|_| loom::sync::atomic::AtomicU64::new(1))
-                .collect(),
+            words: (0..8).map(|_| AtomicU64::new(1)).collect(),
         });
         // A record of two ones is there from the start, and fills the ring.
         let mut writer = Writer::new(Arc::clone(&ring));
@@ -355,6 +353,89 @@ fn sleeper(without: Without) {
         assert_eq!(take(&mut reader), Some(1));
         publisher.join().expect("the publisher ends");
     });
+}
+
+/// What is taken out of the subscribers' protocol.
+#[derive(Clone, Copy, PartialEq)]
+enum Missing {
+    Nothing,
+    Fence,
+    /// The bits are set before the sleeper's own mark.
+    Order,
+}
+
+/// Two publishers, one subscriber that sleeps until it has had both events: loom reports a deadlock if one of
+/// the ringers takes bits away without waking who set them.
+fn subscriber(missing: Missing) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(move || {
+        let lanes = [Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0))];
+        let waiting = Arc::new(AtomicU64::new(0));
+        let line = Arc::new(DoorbellLine::default()); // `parked` of its slot
+        let futex = Arc::new(Futex::default());
+        let publishers = lanes.clone().map(|tail| {
+            let (waiting, line, futex) =
+                (Arc::clone(&waiting), Arc::clone(&line), Arc::clone(&futex));
+            thread::spawn(move || {
+                // ORDERING: as in `commit`.
+                tail.store(1, Ordering::Release);
+                if missing != Missing::Fence {
+                    doorbell::full_fence();
+                }
+                // ORDERING: as in `after_commit`.
+                if waiting.load(Ordering::Relaxed) & 1 != 0
+                    && doorbell::take_bits(&waiting, 1)
+                    && doorbell::unpark_subscriber(&line.parked)
+                {
+                    futex.wake();
+                }
+            })
+        });
+        // ORDERING: as in `refresh`.
+        let has_all = || lanes.iter().all(|tail| tail.load(Ordering::Acquire) == 1);
+        while !has_all() {
+            match missing {
+                Missing::Order => {
+                    // ORDERING: wrong on purpose.
+                    waiting.fetch_or(1, Ordering::Release);
+                    line.parked.store(1, Ordering::Relaxed);
+                }
+                _ => doorbell::announce(&line.parked, &[&waiting], 1),
+            }
+            if missing != Missing::Fence {
+                doorbell::full_fence();
+            }
+            if !has_all() {
+                futex.sleep(&line, 1);
+            }
+            // ORDERING: as in `park`.
+            line.parked.store(0, Ordering::Relaxed);
+        }
+        for publisher in publishers {
+            publisher.join().expect("the publisher ends");
+        }
+    });
+}
+
+/// The bells of channels: no wake-up of a subscriber is lost between two ringers.
+#[test]
+fn no_wake_up_of_a_subscriber_is_lost() {
+    subscriber(Missing::Nothing);
+}
+
+/// The barriers taken out.
+#[test]
+fn broken_bell_without_fences_is_caught() {
+    let test = "broken_bell_without_fences_is_caught";
+    must_fail(test, "deadlock", || subscriber(Missing::Fence));
+}
+
+/// The order of mark and bits reversed: a ringer takes the bits before it can see the sleeper.
+#[test]
+fn broken_bell_with_bits_before_the_mark_is_caught() {
+    let test = "broken_bell_with_bits_before_the_mark_is_caught";
+    must_fail(test, "deadlock", || subscriber(Missing::Order));
 }
 
 /// P3: whatever the order, the consumer finds the event or is woken for it.

@@ -127,13 +127,12 @@ impl Seat {
     /// calls. True if it slept and was not timed out.
     pub(crate) fn park(&self, timeout: Duration, has_news: impl FnOnce() -> bool) {
         let slot = self.slot();
-        // ORDERING: Relaxed; carried by the exchanges below.
-        slot.parked.store(1, Ordering::Relaxed);
-        for &channel in &self.channels {
-            let waiting = &self.control.bells[channel as usize].waiting;
-            // ORDERING: Release; whoever takes our bits away has seen `parked`, see `channel`.
-            waiting.fetch_or(self.name_bits, Ordering::Release);
-        }
+        let bells = self
+            .channels
+            .iter()
+            .map(|&channel| &self.control.bells[channel as usize].waiting);
+        let bells: Vec<&AtomicU64> = bells.collect();
+        doorbell::announce(&slot.parked, &bells, self.name_bits);
         if !(self.has_barrier && doorbell::membarrier_all()) {
             doorbell::full_fence();
         }
