@@ -570,6 +570,32 @@ impl Drain {
         }
     }
 
+    /// Takes everything from passthrough lanes and commits it; how many records. Subscribers have it from the lanes
+    /// themselves, so payloads are not copied: it only keeps the books.
+    pub fn take_passthrough(&mut self) -> u64 {
+        let mut records = 0;
+        let mut is_dirty = false;
+        for &slot in &self.open_slots {
+            let Some(lane) = self.lanes[slot].as_deref_mut() else {
+                continue;
+            };
+            if lane.scope != Scope::Passthrough || !lane.has_news() {
+                continue;
+            }
+            let before = lane.counts.delivered;
+            if let Err(damage) = lane.skim() {
+                quarantine(lane, damage, &mut self.notices);
+            }
+            lane.publish_progress();
+            records += lane.counts.delivered - before;
+            is_dirty |= lane.dirty;
+        }
+        if is_dirty {
+            self.commit_passthrough();
+        }
+        records
+    }
+
     /// Commits what was taken from passthrough lanes.
     pub fn commit_passthrough(&mut self) {
         let mark = self.mark(Scope::Passthrough);
@@ -807,6 +833,25 @@ impl DrainLane {
             .peek()?
             .map(|header| effective_time(&header, cut_ns))
             .filter(|&t| t <= cut_ns))
+    }
+
+    /// Steps over everything that is there.
+    fn skim(&mut self) -> Result<(), Damage> {
+        self.reader.refresh()?;
+        while let Some(header) = self.reader.peek()? {
+            let sequence = header.sequence.get();
+            self.counts.missing += sequence.saturating_sub(self.reader.sequence_next());
+            self.counts.delivered += 1;
+            self.counts.delivered_bytes += u64::from(header.length_bytes.get());
+            self.reader.advance(&header);
+            self.dirty = true;
+        }
+        if let Some(next) = self.reader.trailing_gap() {
+            self.counts.missing += next - self.reader.sequence_next();
+            self.reader.skip_to(next);
+            self.dirty = true;
+        }
+        Ok(())
     }
 
     /// Visits records up to `bound_ns`.

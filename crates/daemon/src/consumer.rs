@@ -397,15 +397,12 @@ impl Daemon {
         if self.drain.reload_requested() {
             self.reload();
         }
-        let passthrough = self.drain.pass(Scope::Passthrough, &mut |_| Verdict::Keep);
-        if self.drain.has_uncommitted(Scope::Passthrough) {
-            self.drain.commit_passthrough();
-        }
+        let passthrough = self.drain.take_passthrough();
         let all = self.flush.is_some();
         let batched = (self.subscribers).deliver(&mut self.drain, &self.schemas, now_ns, all);
         let (records, stopped, pressure) = self.drain_persisted();
         let submitted = self.submit_if_due(now_ns, stopped, pressure);
-        let records = records + passthrough.records + batched;
+        let records = records + passthrough + batched;
         if records > 0 || submitted {
             Step::Busy { records }
         } else {
