@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, SystemTime};
 
-use millpond_bus::{BusOptions, Overflow, Rule, RuleTable};
+use millpond_bus::{BusOptions, Class, Overflow, Rule, RuleTable};
+use millpond_derive::Event;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Ends the whole process when it has not been dropped in time: a hang becomes a failure.
 pub struct Watchdog {
@@ -72,12 +74,25 @@ impl Arguments {
 
 /// The options that every process of a test attaches with.
 ///
+/// `peers`: see [`peer_rules`]; `reload`: the first of [`reload_tables`].
+///
 /// `block`: publishers wait up to 60 s, so that nothing is ever dropped. `drop`: a lane of 64 KiB that
 /// drops the newest.
 ///
 /// # Panics
 /// On any other word.
 pub fn options(rules: &str) -> BusOptions {
+    let of_peers = match rules {
+        "peers" => Some(peer_rules()),
+        "reload" => reload_tables().into_iter().next(),
+        _ => None,
+    };
+    if let Some(rules) = of_peers {
+        return BusOptions {
+            rules,
+            ..BusOptions::default()
+        };
+    }
     let (overflow, lane_bytes) = match rules {
         "block" => (
             Overflow::Block {
@@ -108,6 +123,113 @@ pub fn options(rules: &str) -> BusOptions {
         rules: table,
         ..BusOptions::default()
     }
+}
+
+/// A rule that drops nothing: publishers wait up to 60 s.
+///
+/// # Panics
+/// On a pattern that is none.
+pub fn lossless(pattern: &str, class: Class) -> Rule {
+    let pattern = match pattern.parse() {
+        Ok(pattern) => pattern,
+        Err(error) => panic!("{pattern}: {error}"),
+    };
+    Rule {
+        class,
+        overflow: Overflow::Block {
+            deadline: Duration::from_secs(60),
+        },
+        lane_bytes: 256 << 10,
+        payload_bytes_limit: 1 << 10,
+        max_delay: Duration::from_millis(2),
+        ..Rule::new(pattern)
+    }
+}
+
+/// One lossless rule for each way of delivery: `pass:*`, `batch:*`, `conflate:*`, and `log:*`, which is kept.
+///
+/// # Panics
+/// Never; the rules are good.
+pub fn peer_rules() -> RuleTable {
+    let log = Rule {
+        service: Some("*".to_owned()),
+        max_events: 1 << 20,
+        ..lossless("log:*", Class::Batch)
+    };
+    table(vec![
+        lossless("pass:*", Class::Passthrough),
+        lossless("batch:*", Class::Batch),
+        lossless("conflate:*", Class::Conflate),
+        log,
+    ])
+}
+
+/// Tables that are put in force one after the other while `load:x:...` is published: other classes, other
+/// patterns, other sizes.
+///
+/// # Panics
+/// Never; the rules are good.
+pub fn reload_tables() -> Vec<RuleTable> {
+    let batch = |pattern| lossless(pattern, Class::Batch);
+    let pass = |pattern| lossless(pattern, Class::Passthrough);
+    let small = Rule {
+        max_events: 10,
+        outbox_bytes: 128 << 10,
+        ..batch("load:*")
+    };
+    let large = Rule {
+        max_events: 1 << 20,
+        max_bytes: 1 << 20,
+        outbox_bytes: 8 << 20,
+        lane_bytes: 4 << 20,
+        max_delay: Duration::from_millis(30),
+        ..batch("load:*")
+    };
+    let kept = Rule {
+        service: Some("load".to_owned()),
+        max_events: 1 << 20,
+        ..batch("load:*")
+    };
+    vec![
+        table(vec![batch("load:*")]),
+        table(vec![pass("load:*")]),
+        table(vec![batch("load:*"), pass("load:x:*")]),
+        table(vec![small]),
+        table(vec![pass("*")]),
+        table(vec![large]),
+        table(vec![kept]),
+        table(vec![pass("load:*"), batch("load:x:p0")]),
+    ]
+}
+
+fn table(rules: Vec<Rule>) -> RuleTable {
+    match RuleTable::new(rules) {
+        Ok(table) => table,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// An event of fixed layout that one process publishes.
+#[derive(Debug, Event, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+#[event(name = "pass:gpu:sample", crate = "millpond_bus")]
+pub struct GpuSample {
+    /// What it draws.
+    #[event(unit = "mW")]
+    pub power_mw: u32,
+    /// How fast its fan is.
+    #[event(unit = "rpm")]
+    pub fan_rpm: u32,
+}
+
+/// What another process takes it for.
+#[derive(Debug, Event, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+#[event(name = "pass:room:sample", crate = "millpond_bus")]
+pub struct RoomSample {
+    /// As long as the other.
+    #[event(unit = "mK")]
+    pub temperature_mk: u64,
 }
 
 /// A small random generator (splitmix64): the same seed, the same numbers.

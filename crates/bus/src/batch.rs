@@ -464,6 +464,14 @@ impl<'a> BatchView<'a> {
         self.header.events_before.get()
     }
 
+    /// Events in its outbox up to its end. Estates of lanes do not count: their events have numbers of their own.
+    pub(crate) fn events_after(&self) -> u64 {
+        match self.class() {
+            Class::Passthrough => self.events_before(),
+            _ => self.events_before().saturating_add(self.count().into()),
+        }
+    }
+
     /// Time of its first event.
     pub fn first_time_ns(&self) -> u64 {
         self.header.first_time_ns.get()

@@ -363,6 +363,15 @@ impl Drain {
         self.outboxes.get_mut(channel as usize)?.as_deref_mut()
     }
 
+    /// By channel, the longest record that its outbox holds: an outbox keeps its size whatever becomes of its
+    /// rule.
+    pub fn outbox_limits(&self) -> impl Iterator<Item = (u32, usize)> + '_ {
+        let outboxes = (0..).zip(&self.outboxes);
+        outboxes.filter_map(|(channel, outbox)| {
+            Some((channel, outbox.as_deref()?.payload_bytes_limit()))
+        })
+    }
+
     /// The number of a rule's pattern, where some rule has or had it.
     pub fn channel(&self, pattern: &Pattern) -> Option<u32> {
         channel::of_pattern(&self.control, pattern).ok()

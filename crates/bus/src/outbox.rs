@@ -20,7 +20,7 @@ use crate::ring::{
     self, Damage, KIND_BATCH, KIND_GAP, KIND_LANE_END, Reader, RecordHeader, RingMemory, Writer,
     record_bytes,
 };
-use crate::rule::Rule;
+use crate::rule::{Class, Rule};
 use crate::sync::atomic::Ordering;
 
 /// A record takes at most this part of the ring, and a flush at most three of four.
@@ -119,7 +119,7 @@ impl Outbox {
                 let view = BatchView::parse(&payload).map_err(|what| {
                     Error::new(ErrorKind::WrongLayout, format!("{name}: {what}"))
                 })?;
-                events = view.events_before() + u64::from(view.count());
+                events = view.events_after();
             }
             reader.advance(&record);
         }
@@ -172,7 +172,10 @@ impl Outbox {
         let pieces = [&header[..], prefix.as_ref(), parts.entries];
         let pushed = self.push_record(KIND_BATCH, parts.last_time_ns, &pieces);
         if pushed {
-            self.events += u64::from(parts.count);
+            // What a lane left behind is accounted for by the numbers of its lane.
+            if parts.class != Class::Passthrough {
+                self.events += u64::from(parts.count);
+            }
             self.name_bits |= name_bits;
         }
         pushed

@@ -478,7 +478,8 @@ impl<M: RingMemory> Reader<M> {
             .tail_position
             .load(Ordering::Acquire);
         let lag = tail.wrapping_sub(self.position);
-        if lag > self.capacity_bytes || !tail.is_multiple_of(8) {
+        // Where we stand may be a head that a hostile peer wrote.
+        if lag > self.capacity_bytes || !(tail | self.position).is_multiple_of(8) {
             let limit = self.position.saturating_add(self.capacity_bytes);
             return Err(self.damage("tail position", tail, limit));
         }

@@ -18,6 +18,8 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 const FREE: u32 = 0;
 const TAKEN: u32 = 1;
 const READY: u32 = 2;
+/// Its holder is gone, and somebody is about to free it.
+const DEAD: u32 = 3;
 
 /// A slot of our own; dropping it gives it back.
 pub(crate) struct Seat {
@@ -206,15 +208,27 @@ pub(crate) fn free_dead(control: &Control) {
         if object::is_locked(&name) {
             continue;
         }
+        let step = |from, to| {
+            // ORDERING: AcqRel; of several that clean up, one succeeds.
+            slot.state
+                .compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+        };
+        if !step(READY, DEAD) {
+            continue;
+        }
+        // It may have changed hands while we looked for the object: then it belongs to somebody alive.
+        // ORDERING: Relaxed; covered by the exchange.
+        if slot.epoch.load(Ordering::Relaxed) != epoch {
+            step(DEAD, READY);
+            continue;
+        }
         for word in &slot.channels {
             // ORDERING: Relaxed; as in `Seat::drop`.
             word.store(0, Ordering::Relaxed);
         }
         object::unlink(&name);
-        // ORDERING: AcqRel; of several that clean up, one succeeds.
-        let _ = slot
-            .state
-            .compare_exchange(READY, FREE, Ordering::AcqRel, Ordering::Relaxed);
+        step(DEAD, FREE);
     }
 }
 

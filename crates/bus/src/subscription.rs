@@ -290,12 +290,14 @@ impl Subscription {
     /// # Errors
     /// `Lagged` for a subscription with [`OnLag::End`]; what was delivered before stays delivered.
     pub fn poll(&mut self, subscriber: &mut impl Subscriber) -> Result<u64, RecvError> {
-        let before = self.sieve.counts.delivered;
+        // Counted as delivered when a `recv` took them out of the rings.
+        let queued = self.queue.len() as u64;
         while let Some(event) = self.queue.pop_front() {
             subscriber.on_event(&event.event.as_event());
         }
+        let before = self.sieve.counts.delivered;
         let outcome = self.poll_rings(&mut Direct(subscriber), u64::MAX);
-        outcome.map(|()| self.sieve.counts.delivered - before)
+        outcome.map(|()| queued + self.sieve.counts.delivered - before)
     }
 
     fn poll_rings(

@@ -737,3 +737,104 @@ fn a_reader_survives_words_that_are_nonsense() {
         }
     }
 }
+
+#[test]
+fn drops_behind_the_last_event_are_told_when_the_lane_ends() {
+    let rule = Rule {
+        overflow: millpond_bus::Overflow::DropNewest,
+        ..passthrough("chat:*")
+    };
+    let bus = TestBus::new("last-drops", vec![rule]);
+    let mut drain = bus.0.drain().expect("the lease");
+    let mut all = bus.subscribe("chat:*", Since::Now);
+    let mut publisher = bus.0.publisher("p").expect("a publisher");
+    let topic = publisher.topic("chat:room").expect("a topic");
+    for _ in 0..1000 {
+        // Refused once the lane is full: nobody drains it.
+        let _ = publisher.publish(topic, Level::Info, &[7; 200]);
+    }
+    let dropped = publisher.counts().dropped();
+    drop(publisher);
+    let mut seen = poll(&mut all);
+    keep_house(&mut drain);
+    keep_house(&mut drain);
+    // A change of the directory lets it look.
+    publish(&bus, "q", "chat:room", &["next"]);
+    let mut more = poll(&mut all);
+    seen.dropped.append(&mut more.dropped);
+    let told: u64 = seen.dropped.iter().map(Dropped::count).sum();
+    assert!(dropped > 0);
+    assert_eq!(told, dropped);
+    assert_eq!(
+        (seen.events.len() + more.events.len()) as u64 + dropped,
+        1001
+    );
+}
+
+#[test]
+fn a_position_of_a_subscription_leaves_nothing_out() {
+    let bus = TestBus::new("unseen", vec![passthrough("chat:*")]);
+    let mut drain = bus.0.drain().expect("the lease");
+    let mut first = bus.subscribe("chat:*", Since::Now);
+    assert_eq!(poll(&mut first).payloads(), [""; 0]);
+    // It has not seen this lane yet, and when it is resumed the lane is gone.
+    publish(&bus, "brief", "chat:room", &["1"]);
+    let position = first.position();
+    drop(first);
+    keep_house(&mut drain);
+    keep_house(&mut drain);
+    let mut resumed = bus.subscribe("chat:*", Since::Position(position));
+    assert_eq!(poll(&mut resumed).payloads(), ["1"]);
+}
+
+#[test]
+fn events_that_a_recv_has_queued_count_in_the_next_run() {
+    let bus = TestBus::new("queued", vec![passthrough("chat:*")]);
+    let mut all = bus.subscribe("chat:*", Since::Now);
+    publish(&bus, "p", "chat:room", &["1", "2", "3"]);
+    assert_eq!(all.recv().expect("an event").payload, b"1");
+    let mut seen = Seen::default();
+    let events = all
+        .run(&mut seen, Some(Duration::ZERO))
+        .expect("two events");
+    assert_eq!((events, seen.payloads()), (2, vec!["2", "3"]));
+}
+
+#[test]
+fn a_lane_whose_outbox_finds_no_room_waits() {
+    let options = BusOptions {
+        rules: RuleTable::new(vec![batch("data:*")]).expect("good rules"),
+        limits: millpond_bus::Limits {
+            bus_bytes: 70 << 10,
+            ..millpond_bus::Limits::default()
+        },
+        ..BusOptions::default()
+    };
+    let name = format!("test-sub-budget-{}", std::process::id());
+    let bus = TestBus(Bus::attach(&name, &options).expect("a bus"));
+    let mut publisher = bus.0.publisher("p").expect("a publisher");
+    let topic = publisher.topic("data:x").expect("a topic");
+    publisher.publish(topic, Level::Info, b"1").expect("room");
+    let mut drain = bus.0.drain().expect("the lease");
+    assert_eq!(drain.take_notices().len(), 1);
+    drain.housekeep();
+    assert_eq!(bus.0.stats().lanes.len(), 1, "the lane was thrown away");
+}
+
+#[test]
+fn a_question_of_a_publisher_that_is_gone_comes_before_its_answer() {
+    let bus = TestBus::new("estate-order", vec![passthrough("chat:*")]);
+    let mut drain = bus.0.drain().expect("the lease");
+    let mut publisher = bus.0.publisher("answerer").expect("a publisher");
+    let answer = publisher.topic("chat:answer").expect("a topic");
+    let mut answerer = bus.subscribe("chat:question", Since::Now);
+    let mut witness = bus.subscribe("chat:*", Since::Now);
+    publish(&bus, "brief", "chat:question", &["question"]);
+    assert_eq!(poll(&mut answerer).payloads(), ["question"]);
+    publisher
+        .publish(answer, Level::Info, b"answer")
+        .expect("room");
+    keep_house(&mut drain);
+    keep_house(&mut drain);
+    assert_eq!(poll(&mut witness).payloads(), ["question", "answer"]);
+}

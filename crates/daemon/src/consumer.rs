@@ -161,6 +161,7 @@ impl Builder {
             rules = wanted;
         }
         subscribers.set_rules(&drain, &rules);
+        subscribers.follow_outboxes(&drain);
         let has_completed = Arc::new(AtomicBool::new(false));
         let completed = {
             let (has_completed, doorbell) = (Arc::clone(&has_completed), drain.doorbell());
@@ -545,6 +546,7 @@ impl Daemon {
 
     fn housekeep(&mut self, now_ns: u64) {
         let closing = self.drain.housekeep();
+        self.subscribers.follow_outboxes(&self.drain);
         self.next_housekeeping_ns = now_ns
             + match closing {
                 true => CLOSING_NS,

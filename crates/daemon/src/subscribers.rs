@@ -111,6 +111,15 @@ impl Subscribers {
         }
     }
 
+    /// Outboxes are made when lanes are found, and keep their size: call it behind that.
+    pub(crate) fn follow_outboxes(&mut self, drain: &Drain) {
+        for (channel, record_bytes_limit) in drain.outbox_limits() {
+            if self.delivery.limit(channel) != record_bytes_limit {
+                self.delivery.set_limit(channel, record_bytes_limit);
+            }
+        }
+    }
+
     /// Takes what is in batched lanes, and hands on what is due; with `all`, everything. How many records.
     pub(crate) fn deliver(
         &mut self,

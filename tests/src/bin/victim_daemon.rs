@@ -2,15 +2,17 @@
 //!
 //! `victim_daemon bus=B logs=DIR rules=block|drop backend=auto|uring|pwrite [refuse_uring=1]
 //! [segment_bytes=N] [total_bytes=N] [group_bytes=N]`
+//!
+//! Asked for new rules, it takes one of `reload_tables`, any but the one in force, and says `reloaded N`.
 
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use millpond_bus::Bus;
+use millpond_bus::{Bus, RuleTable};
 use millpond_daemon::{BackendChoice, Daemon, Policy};
-use millpond_tests::{Arguments, Watchdog, options, setting};
+use millpond_tests::{Arguments, Random, Watchdog, options, reload_tables, setting};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -53,6 +55,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     let mut daemon = Daemon::builder(&bus, Path::new(arguments.text("logs")))
         .policy(policy)
+        .reload_with(new_rules())
         .open()?;
     let stop = daemon.stop_handle();
     std::thread::spawn(move || {
@@ -67,6 +70,23 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     daemon.close()?;
     println!("stopped");
     Ok(())
+}
+
+fn new_rules() -> impl FnMut() -> Result<RuleTable, String> + Send {
+    let (mut random, mut current, mut reloads) = (None, 0, 0);
+    move || {
+        let random = random.get_or_insert_with(Random::seeded);
+        let tables = reload_tables();
+        let step = 1 + random.below(tables.len() as u64 - 1);
+        current = (current + step as usize) % tables.len();
+        reloads += 1;
+        // Before they are in force: whoever reads it asks the bus.
+        println!("reloaded {reloads} to table {current}");
+        tables
+            .into_iter()
+            .nth(current)
+            .ok_or_else(|| "no tables".to_owned())
+    }
 }
 
 /// From here on, `io_uring_setup` fails with EPERM in this process, as in many containers.

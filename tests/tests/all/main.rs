@@ -4,11 +4,20 @@
 
 mod admission;
 mod backends;
+mod causal;
 mod crash_points;
 mod daemon_killed;
+mod delivery_killed;
 mod drops;
+mod hostile;
+mod identity;
+mod peers;
 mod publisher_killed;
+mod reload;
 mod replay_live;
 mod rotation;
 mod scenarios;
+mod schemas;
+mod subscriber_killed;
 mod support;
+mod waits;

@@ -30,8 +30,10 @@ pub(crate) struct Place {
 impl Place {
     pub(crate) fn new(what: &str, rules: &'static str) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let limit =
-            120 + 4 * setting("MILLPOND_TEST_KILLS", 5) + setting("MILLPOND_TEST_SECONDS", 2);
+        let limit = 120
+            + 4 * setting("MILLPOND_TEST_KILLS", 5)
+            + 2 * setting("MILLPOND_TEST_SECONDS", 2)
+            + setting("MILLPOND_TEST_ROUNDS", 0) / 50;
         let watchdog = Watchdog::start(what, Duration::from_secs(limit));
         let name = fresh_name();
         let bus = Bus::attach(&name, &options(rules)).expect("a new bus");
@@ -147,7 +149,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    fn start(program: &str, arguments: &[String]) -> Self {
+    pub(crate) fn start(program: &str, arguments: &[String]) -> Self {
         let mut child = Command::new(program)
             .args(arguments)
             .stdin(Stdio::piped())
@@ -187,6 +189,11 @@ impl Process {
             assert!(!ended, "it ended without {part:?}: {:?}", self.lines());
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Whether it has ended; takes no notice of how.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("wait").is_some()
     }
 
     /// SIGKILL, and everything that it said.

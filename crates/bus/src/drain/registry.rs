@@ -71,6 +71,12 @@ impl Drain {
                 Err(error) => {
                     // Removed by an earlier consumer that died before it cleared the entry, or unusable:
                     // either way nothing can be read from it.
+                    // No room for its outbox, say: nothing is wrong with the lane, so it waits.
+                    if error.kind() == crate::ErrorKind::LimitReached {
+                        let error = error.to_string();
+                        self.notices.push(ConsumerNotice::Unreadable { error });
+                        continue;
+                    }
                     if error.kind() != crate::ErrorKind::NotFound {
                         let error = error.to_string();
                         self.notices.push(ConsumerNotice::Unreadable { error });

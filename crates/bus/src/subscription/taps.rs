@@ -2,9 +2,10 @@
 //!
 //! # Who sees what
 //! - *Lanes* of direct rules are merged by time, as the consumer does: each pass takes `T = now` before it
-//!   looks at any tail, so an effect never comes before its cause.
+//!   looks at the directory, the outboxes and the tails, in this order, so an effect never comes before its cause.
 //! - *Outboxes* are read in order. Those of direct rules hold what lanes left behind when they went away:
-//!   events that the subscription has had from the lane itself are dropped as duplicates, by lane and number.
+//!   events that the subscription has had from the lane itself are dropped as duplicates, by lane and number. The
+//!   others are *staged*, and merged with the lanes.
 //!
 //! # Trust
 //! Headers and payloads are copied out, then it is checked that the writer has not been there meanwhile (P5 in
@@ -22,7 +23,7 @@ use crate::channel;
 use crate::clock::{self, Clock};
 use crate::control::Control;
 use crate::drain::{FUTURE_MAX_NS, split_inline_name};
-use crate::event::{Dropped, Event, Lagged};
+use crate::event::{Dropped, Event, Lagged, OwnedEvent};
 use crate::lane::{self, Lane, LaneMemory, RingKind};
 use crate::layout::FLAG_INLINE_NAME;
 use crate::level::Level;
@@ -31,10 +32,15 @@ use crate::ring::{KIND_BATCH, KIND_GAP, KIND_LANE_END, Reader, RecordHeader, Rin
 use crate::rule::Class;
 use crate::sync::atomic::Ordering;
 
+/// What is staged, as a place in the merge.
+const STAGED: usize = usize::MAX;
 /// Jumps to the oldest record in a row, before a ring counts as damaged.
 const SKIPS_MAX: u32 = 1000;
 /// Lanes that are gone are remembered, so that their estate is not taken for news; so many at most.
 const ENDED_MAX: usize = 4096;
+
+/// A lane that ends with more drops than this says nonsense.
+const SEQUENCE_JUMP_MAX: u64 = 1 << 48;
 
 /// A ring read from the side.
 struct Tap {
@@ -201,6 +207,56 @@ struct LaneTap {
     slot: usize,
     /// It is no longer in the directory.
     gone: bool,
+    /// All that it left was seen.
+    settled: bool,
+}
+
+/// An event that a lane left, on its way into the merge.
+struct Staged {
+    event: OwnedEvent,
+    at: At,
+}
+
+impl LaneTap {
+    /// The publisher is gone: what it dropped behind its last event is known only now.
+    fn tell_last_drops<R: Receiver>(&mut self, sieve: &mut Sieve, watch: &mut Watch<'_, R>) {
+        let line = &self.tap.reader.header().publisher;
+        // ORDERING: Acquire (P4); its publisher writes no more.
+        let next = line.sequence_next.load(Ordering::Acquire);
+        let Some(expected) = self.tap.expected else {
+            return;
+        };
+        if (1..=SEQUENCE_JUMP_MAX).contains(&next.saturating_sub(expected)) {
+            self.miss(expected, next, sieve, watch);
+            self.tap.expected = Some(next);
+        }
+    }
+
+    /// Numbers `expected` to `next`, exclusive, are missing: overwritten before we came, or dropped.
+    #[cold]
+    fn miss<R: Receiver>(
+        &self,
+        expected: u64,
+        next: u64,
+        sieve: &mut Sieve,
+        watch: &mut Watch<'_, R>,
+    ) {
+        let tap = &self.tap;
+        if tap.lagging {
+            let lagged = tap.lagged(expected, next);
+            sieve.counts.lagged += lagged.count;
+            watch.lagged(lagged);
+        } else {
+            let dropped = Dropped {
+                source: self.label.clone(),
+                lane: tap.epoch,
+                first: expected,
+                last: next - 1,
+            };
+            sieve.counts.dropped += dropped.count();
+            watch.dropped(&dropped);
+        }
+    }
 }
 
 /// A lane that is gone.
@@ -219,10 +275,14 @@ pub(super) struct Taps {
     /// When reading started, and the last number given to a ring before that.
     start_ns: u64,
     start_epoch: u64,
+    /// When we last looked for rings: of one that we do not know, everything is younger.
+    followed_ns: u64,
     /// The rings that were there at the start have been found.
     started: bool,
     lanes: Vec<LaneTap>,
     outboxes: Vec<Tap>,
+    /// By time.
+    staged: VecDeque<Staged>,
     /// Channels whose pattern overlaps with ours.
     channels: Vec<u32>,
     /// Lanes of the directory that we read, or know not to.
@@ -247,11 +307,13 @@ impl Taps {
         let start_epoch = control.request.last_epoch.load(Ordering::Relaxed);
         let mut taps = Taps {
             start_ns: clock.now_ns(),
+            followed_ns: 0,
             clock,
             start_epoch,
             started: false,
             lanes: Vec::new(),
             outboxes: Vec::new(),
+            staged: VecDeque::new(),
             channels: Vec::new(),
             known: HashSet::new(),
             ended: HashMap::new(),
@@ -305,12 +367,14 @@ impl Taps {
     #[inline]
     pub(super) fn has_records(&self) -> bool {
         self.kept_lag.is_some()
+            || !self.staged.is_empty()
             || self.outboxes.iter().any(Tap::has_records)
             || self.lanes.iter().any(|lane| lane.tap.has_records())
     }
 
     /// Looks for rings that are new, or gone. A few system calls for each of them.
     pub(super) fn follow(&mut self) {
+        self.followed_ns = self.clock.now_ns();
         // ORDERING: Acquire; what was registered before these numbers is seen below.
         self.directory_seen = self
             .control
@@ -428,6 +492,7 @@ impl Taps {
             label,
             slot,
             gone: false,
+            settled: false,
         });
         true
     }
@@ -443,10 +508,14 @@ impl Taps {
             watch.lagged = Some(lagged);
             return;
         }
+        if !self.has_records() {
+            return;
+        }
         let events_max = sieve.counts.delivered.saturating_add(events_max);
-        self.poll_lanes(sieve, watch, events_max);
-        if self.lanes.iter().any(|lane| lane.gone) {
-            self.end_lanes();
+        // Before anything is looked at: see the module's front page.
+        let cut_ns = self.clock.cut_ns();
+        if self.has_changed() {
+            self.follow();
         }
         for index in 0..self.outboxes.len() {
             if self.outboxes[index].has_records() {
@@ -455,6 +524,10 @@ impl Taps {
             if watch.has_ended() {
                 return;
             }
+        }
+        self.poll_lanes(cut_ns, sieve, watch, events_max);
+        if self.lanes.iter().any(|lane| lane.gone) {
+            self.end_lanes(sieve, watch);
         }
     }
 
@@ -465,20 +538,20 @@ impl Taps {
 
     fn poll_lanes<R: Receiver>(
         &mut self,
+        cut_ns: u64,
         sieve: &mut Sieve,
         watch: &mut Watch<'_, R>,
         events_max: u64,
     ) {
-        if !self.lanes.iter().any(|lane| lane.tap.has_records()) {
-            return;
-        }
-        // Before any tail is read: see the module's front page.
-        let cut_ns = self.clock.cut_ns();
         self.heap.clear();
+        if let Some(staged) = self.staged.front() {
+            let time_ns = effective_time(staged.event.time_ns, cut_ns);
+            self.heap.push(Reverse((time_ns, STAGED)));
+        }
         for (index, lane) in self.lanes.iter_mut().enumerate() {
             lane.tap.refresh();
             if let Some(header) = lane.tap.peek() {
-                let time_ns = effective_time(&header, cut_ns);
+                let time_ns = effective_time(header.time_ns.get(), cut_ns);
                 if time_ns <= cut_ns {
                     self.heap.push(Reverse((time_ns, index)));
                 }
@@ -489,12 +562,19 @@ impl Taps {
                 .heap
                 .peek()
                 .map_or(cut_ns, |Reverse((time_ns, _))| *time_ns);
+            if index == STAGED {
+                self.give_staged(bound_ns, cut_ns, sieve, watch);
+                if watch.has_ended() || sieve.counts.delivered >= events_max {
+                    return;
+                }
+                continue;
+            }
             let lane = &mut self.lanes[index];
             let next = loop {
                 let Some(header) = lane.tap.peek() else {
                     break None;
                 };
-                let time_ns = effective_time(&header, cut_ns);
+                let time_ns = effective_time(header.time_ns.get(), cut_ns);
                 if time_ns > bound_ns {
                     break Some(time_ns);
                 }
@@ -515,21 +595,55 @@ impl Taps {
         clock::load_fence();
     }
 
+    /// Gives what was staged, up to `bound_ns`.
+    fn give_staged<R: Receiver>(
+        &mut self,
+        bound_ns: u64,
+        cut_ns: u64,
+        sieve: &mut Sieve,
+        watch: &mut Watch<'_, R>,
+    ) {
+        while let Some(staged) = self.staged.front() {
+            let time_ns = effective_time(staged.event.time_ns, cut_ns);
+            if time_ns > bound_ns {
+                if time_ns <= cut_ns {
+                    self.heap.push(Reverse((time_ns, STAGED)));
+                }
+                return;
+            }
+            sieve.counts.delivered += 1;
+            watch.receiver.event(&staged.event.as_event(), staged.at);
+            self.staged.pop_front();
+        }
+    }
+
     /// Removes lanes that are damaged from the books; how many.
     fn count_damaged(&mut self) -> u64 {
-        let before = self.lanes.len();
-        self.lanes.retain(|lane| !lane.tap.damaged);
-        (before - self.lanes.len()) as u64
+        let mut damaged = 0;
+        let mut index = 0;
+        while index < self.lanes.len() {
+            if self.lanes[index].tap.damaged {
+                let tap = self.lanes.swap_remove(index).tap;
+                // What it leaves is not taken for news from the start.
+                self.remember(tap.epoch, tap.expected.unwrap_or(0), false);
+                damaged += 1;
+            } else {
+                index += 1;
+            }
+        }
+        damaged
     }
 
     /// Lets go of lanes that are gone and read to their end.
-    fn end_lanes(&mut self) {
+    fn end_lanes<R: Receiver>(&mut self, sieve: &mut Sieve, watch: &mut Watch<'_, R>) {
         let mut index = 0;
         while index < self.lanes.len() {
             let lane = &self.lanes[index];
             if lane.gone && !lane.tap.has_records() {
-                let lane = self.lanes.swap_remove(index);
-                self.remember(lane.tap.epoch, lane.tap.expected.unwrap_or(0), false);
+                let mut lane = self.lanes.swap_remove(index);
+                lane.tell_last_drops(sieve, watch);
+                let next = lane.tap.expected.unwrap_or(0);
+                self.remember(lane.tap.epoch, next, lane.settled);
             } else {
                 index += 1;
             }
@@ -549,22 +663,15 @@ impl Taps {
 
     /// The number that the lane's next event must have to be news; `None`: unknown, see `start_ns`.
     fn expected_of(&self, epoch: u64) -> Option<u64> {
-        let tapped = self.lanes.iter().find(|lane| lane.tap.epoch == epoch);
-        match tapped {
-            Some(lane) => Some(lane.tap.expected.unwrap_or(0)),
-            None => match self.ended.get(&epoch) {
-                Some(ended) => Some(ended.next),
-                None if epoch > self.start_epoch => Some(0),
-                None => None,
-            },
+        match self.ended.get(&epoch) {
+            Some(ended) => Some(ended.next),
+            None if epoch > self.start_epoch => Some(0),
+            None => None,
         }
     }
 
-    fn set_expected(&mut self, epoch: u64, next: u64) {
-        match self.lanes.iter_mut().find(|lane| lane.tap.epoch == epoch) {
-            Some(lane) => lane.tap.expected = Some(next),
-            None => self.remember(epoch, next, false),
-        }
+    fn tapped(&mut self, epoch: u64) -> Option<&mut LaneTap> {
+        self.lanes.iter_mut().find(|lane| lane.tap.epoch == epoch)
     }
 
     fn poll_outbox<R: Receiver>(
@@ -593,10 +700,10 @@ impl Taps {
             };
             if read.is_err() {
                 self.outboxes[index].damaged = true;
-                sieve.counts.damaged += 1;
-                break;
             }
         }
+        // It had records when we came, so it was whole then.
+        sieve.counts.damaged += u64::from(self.outboxes[index].damaged);
         self.scratch = scratch;
     }
 
@@ -624,7 +731,7 @@ impl Taps {
             .expected
             .map_or(0, |expected| expected.saturating_sub(before));
         tap.lagging = false;
-        tap.expected = Some(before.saturating_add(view.count().into()));
+        tap.expected = Some(view.events_after());
         let at = At {
             ring: tap.epoch,
             position: start,
@@ -650,7 +757,7 @@ impl Taps {
         Ok(())
     }
 
-    /// What a lane left: events that we have not had from the lane itself.
+    /// What a lane left: events that we have not had from the lane itself, and will not get from it.
     fn read_estate<R: Receiver>(
         &mut self,
         index: usize,
@@ -659,12 +766,18 @@ impl Taps {
         sieve: &mut Sieve,
         watch: &mut Watch<'_, R>,
     ) {
-        for (number, entry) in (0..).zip(view.entries()) {
+        let at = At {
+            is_estate: true,
+            ..at
+        };
+        for entry in view.entries() {
             let resolver = std::mem::take(&mut sieve.resolver);
             let event = entry.event(&resolver);
             let (lane, sequence) = (event.lane, event.sequence);
             let expected = self.expected_of(lane);
             let is_news = match expected {
+                // We have it mapped, and read it to its end.
+                _ if self.tapped(lane).is_some() => false,
                 Some(expected) => sequence >= expected,
                 None => {
                     !matches!(self.since, Since::Now | Since::Position(_))
@@ -682,21 +795,19 @@ impl Taps {
                     sieve.counts.lagged += lagged.count;
                     watch.lagged(lagged);
                 }
-                self.set_expected(lane, sequence + 1);
+                self.remember(lane, sequence.saturating_add(1), false);
                 if sieve.keeps(entry.name_id(), &event) {
-                    sieve.counts.delivered += 1;
-                    let at = At {
-                        sequence: at.sequence + number,
-                        is_estate: true,
-                        ..at
-                    };
-                    watch.receiver.event(&event, at);
+                    let event = event.to_owned();
+                    self.staged.push_back(Staged { event, at });
                 }
             } else {
                 sieve.counts.duplicates += 1;
             }
             sieve.resolver = resolver;
         }
+        // Few, and mostly in order already.
+        let by_time = |staged: &Staged| staged.event.time_ns;
+        self.staged.make_contiguous().sort_by_key(by_time);
     }
 
     fn read_gap<R: Receiver>(
@@ -729,12 +840,12 @@ impl Taps {
         let end = GapBody::parse(payload)?;
         let (lane, next) = (end.lane_epoch(), end.first());
         // We still have it: the rest comes from the lane itself.
-        if self.lanes.iter().any(|tap| tap.tap.epoch == lane) {
+        if let Some(tapped) = self.tapped(lane) {
+            tapped.settled = true;
             return Ok(());
         }
         if let Some(expected) = self.expected_of(lane)
             && expected < next
-            && !self.ended.contains_key(&lane)
         {
             let lagged = Lagged {
                 lane,
@@ -759,6 +870,11 @@ impl Taps {
                 (tap.epoch, ring)
             })
             .collect();
+        for Staged { event, at } in self.staged.iter().rev() {
+            let ring = |position, sequence| RingPosition { position, sequence };
+            rings.insert(at.ring, ring(at.position, at.sequence));
+            rings.insert(event.lane, ring(0, event.sequence));
+        }
         // What they left may still be to come.
         for (&epoch, ended) in self.ended.iter().filter(|(_, ended)| !ended.settled) {
             rings.entry(epoch).or_insert(RingPosition {
@@ -767,7 +883,7 @@ impl Taps {
             });
         }
         Position {
-            time_ns: self.clock.now_ns(),
+            time_ns: self.followed_ns,
             rings,
         }
     }
@@ -793,27 +909,15 @@ fn deliver<R: Receiver>(
     tap.reader.advance(header);
     if let Some(expected) = tap.expected {
         if sequence < expected {
-            // It came with what an earlier lane of this number left.
+            // Read before: the head, where we had to go on, is behind the position that we started at.
             sieve.counts.duplicates += 1;
             return;
         }
         if sequence > expected {
-            if tap.lagging {
-                let lagged = tap.lagged(expected, sequence);
-                sieve.counts.lagged += lagged.count;
-                watch.lagged(lagged);
-            } else {
-                let dropped = Dropped {
-                    source: lane.label.clone(),
-                    lane: tap.epoch,
-                    first: expected,
-                    last: sequence - 1,
-                };
-                sieve.counts.dropped += dropped.count();
-                watch.dropped(&dropped);
-            }
+            lane.miss(expected, sequence, sieve, watch);
         }
     }
+    let tap = &mut lane.tap;
     tap.lagging = false;
     tap.expected = Some(sequence + 1);
     let bytes = &scratch[..header.length_bytes.get() as usize];
@@ -868,7 +972,7 @@ fn events_in(tap: &mut Tap, tail_position: u64, scratch: &mut Vec<u8>) -> Option
         if header.kind == KIND_BATCH
             && let Ok(view) = BatchView::parse(&scratch[..header.length_bytes.get() as usize])
         {
-            events = Some(view.events_before().saturating_add(view.count().into()));
+            events = Some(view.events_after());
         }
         tap.reader.advance(&header);
     }
@@ -888,8 +992,7 @@ fn source_label(control: &Control, index: u32) -> String {
 
 /// As in `drain`: a stamp far in the future counts as now.
 #[inline(always)]
-fn effective_time(header: &RecordHeader, cut_ns: u64) -> u64 {
-    let time_ns = header.time_ns.get();
+fn effective_time(time_ns: u64, cut_ns: u64) -> u64 {
     if time_ns > cut_ns.saturating_add(FUTURE_MAX_NS) {
         cut_ns
     } else {

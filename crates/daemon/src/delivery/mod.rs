@@ -93,11 +93,12 @@ impl Settings {
     fn of(rule: &Rule) -> Self {
         let quarter = rule.outbox_bytes as usize / 4;
         Settings {
-            // What is left of a rule that is delivered directly by now goes out as it was collected: in
-            // batches. Class passthrough in an outbox means "left by a lane that is gone".
-            class: match rule.class {
-                Class::Passthrough => Class::Batch,
-                class => class,
+            // A rule that is delivered directly has no records of its own here: what still comes was published
+            // before it was in force, and goes out in batches. A record of class passthrough would be taken
+            // for what a lane has left behind.
+            class: match rule.is_direct() {
+                true => Class::Batch,
+                false => rule.class,
             },
             key: rule.conflate_key.clone(),
             record_bytes_limit: quarter.saturating_sub(RECORD_HEADER_BYTES),
@@ -106,6 +107,15 @@ impl Settings {
             max_bytes: rule.max_bytes as usize,
             max_delay_ns: u64::try_from(rule.max_delay.as_nanos()).unwrap_or(u64::MAX),
         }
+    }
+
+    /// The same, for an outbox that holds records up to `record_bytes_limit`: it keeps its size when the rule
+    /// gets another one.
+    fn within(mut self, record_bytes_limit: usize) -> Self {
+        let quarter = record_bytes_limit.saturating_add(RECORD_HEADER_BYTES);
+        self.record_bytes_limit = self.record_bytes_limit.min(record_bytes_limit);
+        self.pending_bytes_limit = self.pending_bytes_limit.min(quarter);
+        self
     }
 }
 
@@ -227,6 +237,8 @@ struct Channel {
 #[derive(Debug, Default)]
 pub(crate) struct Delivery {
     channels: Vec<Option<Box<Channel>>>,
+    /// By channel: the longest record that its outbox holds. A channel beyond the end has none yet.
+    limits: Vec<usize>,
 }
 
 impl Delivery {
@@ -239,8 +251,8 @@ impl Delivery {
     /// A channel that was never told goes by the rule of the first record that it sees. Lanes outlive reloads:
     /// the channel's rule, not that of the record's lane, decides.
     pub(crate) fn set_rule(&mut self, channel: u32, rule: &Rule) {
+        let settings = Settings::of(rule).within(self.limit(channel));
         let channel = self.channel(channel, rule);
-        let settings = Settings::of(rule);
         if channel.pending.settings == settings {
             channel.settings_next = None;
         } else if channel.pending.bytes == 0 {
@@ -270,7 +282,32 @@ impl Delivery {
         if self.channels.len() <= index {
             self.channels.resize_with(index + 1, || None);
         }
-        self.channels[index].get_or_insert_with(|| Box::new(Channel::new(Settings::of(rule))))
+        let limits = &self.limits;
+        self.channels[index].get_or_insert_with(|| {
+            let limit = limits.get(index).copied().unwrap_or(usize::MAX);
+            Box::new(Channel::new(Settings::of(rule).within(limit)))
+        })
+    }
+
+    /// What [`Delivery::set_limit`] has said.
+    pub(crate) fn limit(&self, channel: u32) -> usize {
+        let limit = self.limits.get(channel as usize);
+        limit.copied().unwrap_or(usize::MAX)
+    }
+
+    /// Says what the outbox of a channel holds, before anything is offered for it.
+    pub(crate) fn set_limit(&mut self, channel: u32, record_bytes_limit: usize) {
+        let index = channel as usize;
+        if self.limits.len() <= index {
+            self.limits.resize(index + 1, usize::MAX);
+        }
+        self.limits[index] = record_bytes_limit;
+        if let Some(Some(channel)) = self.channels.get_mut(index) {
+            let settings = &mut channel.pending.settings;
+            *settings = settings.clone().within(record_bytes_limit);
+            let next = channel.settings_next.take();
+            channel.settings_next = next.map(|next| next.within(record_bytes_limit));
+        }
     }
 
     /// When the next channel has to be flushed; `None` while nothing is pending and no name can go stale.
