@@ -157,6 +157,11 @@ impl Outbox {
         self.writer.staged_position()
     }
 
+    /// Size of the ring.
+    pub fn capacity_bytes(&self) -> u64 {
+        self.capacity_bytes
+    }
+
     /// The longest payload of a record, in bytes: a quarter of the ring, less its header.
     pub fn payload_bytes_limit(&self) -> usize {
         (self.capacity_bytes / RECORD_PART) as usize - ring::HEADER_BYTES

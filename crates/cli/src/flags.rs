@@ -111,6 +111,9 @@ pub(crate) enum Command {
     /// Show the main job on real logs in under 30 seconds, in a temporary place
     #[command(after_help = concat!("Examples:\n  millpond demo\n  millpond demo --lines 1000000 --remove\n\nExit codes: 0 all accounted for, 1 something was lost, 2 error."))]
     Demo(DemoFlags),
+    /// Play a load from a real system beside what it replaced: counts are judged, times shown
+    #[command(after_help = concat!("Examples:\n  millpond replay tower-start --size ci\n  millpond replay tower-start --only 1000/s\n  millpond replay debate --only pair --json | jq .pair.asleep.p50_ns\n\nScenario          ci   full   processes  phases, for --only\n  tower-start     6 s  6 min  11         100/s, 1000/s, unpaced, sustained\n  last-value      2 s  2 min  4          snapshot, persona\n  debate          5 s  1 min  10         pair, meeting, sleep, baselines\n  selective-wake  2 s  20 s   6          -\n\nEach has a bus, a daemon and a log directory of its own, gone at the end:\n`--bus` and `--logs` change nothing.\n\nExit codes: 0 all counts are right, 1 some are not (see the report), 2 error."))]
+    Replay(ReplayFlags),
     /// Print a completion script for a shell
     #[command(after_help = concat!("Examples:\n  millpond completions bash > ~/.local/share/bash-completion/completions/millpond"))]
     Completions {
@@ -126,6 +129,9 @@ pub(crate) enum Command {
     /// One publisher process of the demo
     #[command(hide = true)]
     DemoFeed(DemoFeedFlags),
+    /// One process of a scenario
+    #[command(hide = true)]
+    ReplayRole(ReplayRoleFlags),
 }
 
 /// How the daemon writes. Every one of these may stand in the configuration file under the same name.
@@ -421,4 +427,45 @@ pub(crate) struct DemoFeedFlags {
     /// Lines for each of them
     #[arg(long)]
     pub(crate) lines: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayFlags {
+    /// Scenario to play
+    #[arg(value_enum)]
+    pub(crate) scenario: Scenario,
+    /// How much of it: seconds, or as the scenario is written (minutes)
+    #[arg(long, value_enum, default_value = "full", value_name = "SIZE")]
+    pub(crate) size: Size,
+    /// Play this phase alone: 100/s, 1000/s, unpaced or sustained of tower-start; snapshot or persona of last-value;
+    /// pair, meeting, sleep or baselines of debate
+    #[arg(long, value_name = "PHASE")]
+    pub(crate) only: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Scenario {
+    /// An indexer floods the bus while people talk and health is watched
+    TowerStart,
+    /// The newest reading wins, and what must not be merged is not
+    LastValue,
+    /// Processes that wait for each other's posts
+    Debate,
+    /// Many wait on one rule, each for what is meant for it alone
+    SelectiveWake,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Size {
+    /// Seconds
+    Ci,
+    /// As the scenario is written
+    Full,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayRoleFlags {
+    /// The role, and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) arguments: Vec<String>,
 }

@@ -126,6 +126,7 @@ fn every_help_page_has_examples_and_exit_codes_and_fits_80_columns() {
         "demo",
         "subscribe",
         "wait",
+        "replay",
     ];
     for command in commands {
         let output = place.run(&[command, "--help"]);
@@ -695,4 +696,21 @@ fn explain_says_how_events_are_delivered_and_which_rules_carry_a_pattern() {
         "{carried}"
     );
     assert_eq!(code(&place.run(&["explain", "a::*"])), 2);
+}
+
+#[test]
+fn a_scenario_is_played_and_judged() {
+    let place = Place::new("replay");
+    let output = place.run(&["replay", "last-value", "--size", "ci", "--json"]);
+    assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["rounds"], report["ended_ready"]);
+    assert_eq!(report["bursts"], report["whole_bursts"]);
+    let criteria = report["criteria"].as_array().expect("a list");
+    assert!(criteria.len() > 3 && criteria.iter().all(|one| one["met"] == true));
+    // No terminal, no progress.
+    assert_eq!(text(&output.stderr), "");
+    let output = place.run(&["replay", "last-value", "--only", "storm"]);
+    assert_eq!(code(&output), 2);
+    assert!(text(&output.stderr).contains("snapshot, persona"));
 }

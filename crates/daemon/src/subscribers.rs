@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use millpond_bus::{Drain, Item, Pass, Rule, RuleTable, Scope, Verdict};
+use millpond_bus::{Drain, Item, Outbox, Pass, Rule, RuleTable, Scope, Verdict};
 
 use crate::delivery::{ChannelCounts, Delivery, Piece};
 use crate::schemas::Schemas;
@@ -11,11 +11,16 @@ use crate::schemas::Schemas;
 /// before the log has its turn.
 const ROUNDS_MAX: u32 = 8;
 
+/// The processor is offered to others after so large a part of an outbox.
+const YIELD_PART: u64 = 8;
+
 /// What stands between batched lanes and the outboxes.
 #[derive(Debug)]
 pub(crate) struct Subscribers {
     delivery: Delivery,
     bits: NameBits,
+    /// Since the processor was last offered to others.
+    pushed_bytes: u64,
     /// The rules, by channel, and what was said of their events already.
     rules: BTreeMap<u32, (Rule, ChannelCounts)>,
 }
@@ -70,6 +75,7 @@ impl Subscribers {
         Subscribers {
             delivery: Delivery::new(),
             bits: NameBits::default(),
+            pushed_bytes: 0,
             rules: BTreeMap::new(),
         }
     }
@@ -176,9 +182,14 @@ impl Subscribers {
     fn flush(&mut self, drain: &mut Drain, channel: u32, now_ns: u64) {
         let bits = self.bits.take(channel);
         let mut outbox = drain.outbox(channel);
+        let (mut pushed_bytes, capacity_bytes) =
+            (0, outbox.as_deref().map_or(0, Outbox::capacity_bytes));
         let coalesced = self.delivery.flush(channel, now_ns, &mut |piece| {
             let pushed = match (&mut outbox, &piece) {
-                (Some(outbox), Piece::Batch(parts)) => outbox.push(parts, bits),
+                (Some(outbox), Piece::Batch(parts)) => {
+                    pushed_bytes += parts.payload_bytes() as u64;
+                    outbox.push(parts, bits)
+                }
                 (Some(outbox), Piece::Gap(gap)) => outbox.push_gap(gap, now_ns),
                 (None, _) => false,
             };
@@ -186,6 +197,13 @@ impl Subscribers {
             debug_assert!(pushed, "channel {channel} has no room for {piece:?}");
         });
         drain.commit_batched(channel, coalesced);
+        self.pushed_bytes += pushed_bytes;
+        if self.pushed_bytes > capacity_bytes / YIELD_PART {
+            // In a flood, whoever reads this must have a turn on the processor before it is overwritten. Nobody
+            // is waited for: the lanes fill meanwhile, which slows down the flooder alone.
+            self.pushed_bytes = 0;
+            std::thread::yield_now();
+        }
     }
 
     /// Lanes of which everything was refused have nothing to wait for.

@@ -3,9 +3,7 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use millpond_loadgen::{Criterion, Host, debate, tower_start};
-#[cfg(feature = "subscriptions")]
-use millpond_loadgen::{last_value, selective_wake};
+use millpond_loadgen::{Criterion, Host, debate, last_value, selective_wake, tower_start};
 use millpond_tests::Watchdog;
 
 fn host() -> Option<Host> {
@@ -42,7 +40,6 @@ fn tower_start_loses_nothing() {
     );
 }
 
-#[cfg(feature = "subscriptions")]
 #[test]
 fn last_value_ends_at_the_newest() {
     let options = last_value::Options {
@@ -69,7 +66,6 @@ fn debate_misses_no_post() {
     );
 }
 
-#[cfg(feature = "subscriptions")]
 #[test]
 fn selective_wake_gives_each_waiter_its_own() {
     let options = selective_wake::Options {

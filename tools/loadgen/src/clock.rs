@@ -14,7 +14,6 @@ pub(crate) fn monotonic_ns() -> u64 {
 }
 
 /// Nanoseconds of processor time that this thread has used.
-#[cfg_attr(not(feature = "subscriptions"), expect(dead_code))]
 pub(crate) fn thread_cpu_ns() -> u64 {
     ns(clock_gettime(ClockId::ThreadCPUTime))
 }

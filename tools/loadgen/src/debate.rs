@@ -29,15 +29,11 @@ use crate::process::Host;
 use crate::text;
 
 pub(crate) mod baselines;
-#[cfg(feature = "subscriptions")]
 mod meeting;
-#[cfg(feature = "subscriptions")]
 mod pair;
-#[cfg(feature = "subscriptions")]
 mod sleep;
 
 pub use self::baselines::Baselines;
-#[cfg(feature = "subscriptions")]
 pub(crate) use self::{meeting::member_role, pair::debater_role, sleep::sleeper_role};
 
 /// What `--only` takes.
@@ -195,7 +191,6 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report, 
         None => Host::current()?,
     };
     let mut report = Report::default();
-    #[cfg(feature = "subscriptions")]
     wait(&host, options, &mut report, progress)?;
     if options.baseline_rounds > 0 {
         let (polls, rounds) = (options.polls, options.baseline_rounds);
@@ -205,7 +200,6 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report, 
     Ok(report)
 }
 
-#[cfg(feature = "subscriptions")]
 fn wait(
     host: &Host,
     options: &Options,

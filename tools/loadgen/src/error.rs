@@ -58,5 +58,4 @@ from!(
     rusqlite::Error,
     serde_json::Error,
 );
-#[cfg(feature = "subscriptions")]
 from!(millpond_bus::RecvError);

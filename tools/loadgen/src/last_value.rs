@@ -23,22 +23,8 @@ use crate::latencies::Summary;
 use crate::process::Host;
 use crate::text;
 
-#[cfg(feature = "subscriptions")]
 mod play;
-/// Until there are subscriptions: better an error than criteria that are met because nothing was played.
-#[cfg(not(feature = "subscriptions"))]
-mod play {
-    pub(super) fn run(
-        _host: &crate::process::Host,
-        _options: &super::Options,
-    ) -> Result<super::Report, crate::error::Error> {
-        Err(crate::error::Error::new(
-            "last-value needs subscriptions, and this was built without them",
-        ))
-    }
-}
 
-#[cfg(feature = "subscriptions")]
 pub(crate) use self::play::{publisher_role, subscriber_role};
 
 /// Acts of a burst.
@@ -60,7 +46,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// About five seconds.
+    /// About two seconds.
     pub fn ci() -> Self {
         Options {
             host: None,
@@ -71,7 +57,7 @@ impl Options {
         }
     }
 
-    /// 10,000 rounds and as many bursts: about three minutes.
+    /// 10,000 rounds and as many bursts: about two minutes.
     pub fn full() -> Self {
         Options {
             rounds: 10_000,

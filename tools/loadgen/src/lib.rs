@@ -22,6 +22,7 @@
 mod clock;
 mod criteria;
 mod error;
+mod healthz;
 mod latencies;
 mod place;
 mod process;

@@ -221,19 +221,12 @@ fn play(name: &str, arguments: &Arguments<'_>, talk: &Talk) -> Result<(), Error>
         "daemon" => crate::stage::daemon_role(arguments, talk),
         "tower-publisher" => crate::tower_start::publisher_role(arguments, talk),
         "pipe-echo" => crate::debate::baselines::pipe_echo_role(),
-        #[cfg(feature = "subscriptions")]
         "tower-subscriber" => crate::tower_start::subscriber_role(arguments, talk),
-        #[cfg(feature = "subscriptions")]
         "last-value-publisher" => crate::last_value::publisher_role(arguments, talk),
-        #[cfg(feature = "subscriptions")]
         "last-value-subscriber" => crate::last_value::subscriber_role(arguments, talk),
-        #[cfg(feature = "subscriptions")]
         "debater" => crate::debate::debater_role(arguments, talk),
-        #[cfg(feature = "subscriptions")]
         "member" => crate::debate::member_role(arguments, talk),
-        #[cfg(feature = "subscriptions")]
         "sleeper" => crate::debate::sleeper_role(arguments, talk),
-        #[cfg(feature = "subscriptions")]
         "waiters" => crate::selective_wake::waiters_role(arguments, talk),
         other => Err(Error::new(format!("there is no role {other:?}"))),
     }

@@ -23,26 +23,11 @@ use crate::latencies::Summary;
 use crate::process::Host;
 use crate::text;
 
-#[cfg(feature = "subscriptions")]
 mod play;
-/// Until there are subscriptions: better an error than criteria that are met because nothing was played.
-#[cfg(not(feature = "subscriptions"))]
-mod play {
-    pub(super) fn run(
-        _host: &crate::process::Host,
-        _options: &super::Options,
-    ) -> Result<super::Report, crate::error::Error> {
-        Err(crate::error::Error::new(
-            "selective-wake needs subscriptions, and this was built without them",
-        ))
-    }
-}
 
-#[cfg(feature = "subscriptions")]
 pub(crate) use self::play::waiters_role;
 
 /// One message in so many is for a given waiter.
-#[cfg_attr(not(feature = "subscriptions"), expect(dead_code))]
 const TARGETS: u64 = 100;
 
 /// How much of it.

@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 
 use millpond_bus::{Bus, BusOptions, Class, Overflow, Rule, RuleTable, Stats};
 use millpond_daemon::Daemon;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::criteria::Account;
 use crate::error::Error;
+use crate::healthz;
 use crate::process::{Arguments, Host, Process, Talk};
 
 /// How long a consumer may take to write what it has.
@@ -18,6 +20,17 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// How long what is under way may take to arrive once the publishers rest.
 const SETTLE_LIMIT: Duration = Duration::from_secs(20);
 const SETTLE_LOOK: Duration = Duration::from_millis(5);
+
+/// How long the consumer's process may take to open a port.
+const OPEN_LIMIT: Duration = Duration::from_secs(30);
+/// The line that asks for it.
+const HEALTHZ: &str = "healthz";
+
+/// Where `/healthz` is.
+#[derive(Serialize, Deserialize)]
+struct Open {
+    port: u16,
+}
 
 /// A bus with its consumer; both are gone when it is dropped.
 pub(crate) struct Stage {
@@ -51,6 +64,15 @@ impl Stage {
         let consumer = host.start("daemon", &[("bus", &name), ("logs", &logs_dir)])?;
         stage.consumer = Some(consumer);
         Ok(stage)
+    }
+
+    /// Has the consumer's process answer `/healthz`; on which port.
+    pub(crate) fn open_healthz(&mut self) -> Result<u16, Error> {
+        let gone = || Error::new("the consumer's process is gone");
+        let consumer = self.consumer.as_mut().ok_or_else(gone)?;
+        consumer.say(HEALTHZ)?;
+        let open: Open = consumer.hear(OPEN_LIMIT)?;
+        Ok(open.port)
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -145,12 +167,17 @@ pub(crate) fn account(
     }
 }
 
-/// The consumer's process: `bus=NAME logs=DIR`. Any line stops it.
+/// The consumer's process: `bus=NAME logs=DIR`. The line `healthz` opens that; any other stops it.
 pub(crate) fn daemon_role(arguments: &Arguments<'_>, talk: &Talk) -> Result<(), Error> {
     let bus = Bus::open(arguments.text("bus")?)?;
     let running = Daemon::builder(&bus, Path::new(arguments.text("logs")?)).spawn()?;
     talk.say(&json!({"ready": true}))?;
-    let asked = talk.hear();
+    let mut asked = talk.hear();
+    if asked.as_ref().is_ok_and(|line| line == HEALTHZ) {
+        let port = healthz::serve(bus)?;
+        talk.say(&Open { port })?;
+        asked = talk.hear();
+    }
     running.stop()?;
     // Nobody is left to be told when the other side is gone.
     asked.and_then(|_| talk.say(&json!({"stopped": true})))

@@ -10,6 +10,7 @@ mod pages;
 mod pipe;
 mod publish;
 mod query;
+mod replay;
 mod rotate;
 mod stats;
 mod subscribe;
@@ -43,6 +44,8 @@ pub(crate) fn run(command: Command, settings: &Settings) -> Run {
         Command::Rotate => rotate::run(settings),
         Command::Demo(flags) => demo::run(&flags, settings),
         Command::DemoFeed(flags) => demo::feed(&flags, settings),
+        Command::Replay(flags) => replay::run(&flags, settings),
+        Command::ReplayRole(flags) => replay::role(&flags),
         Command::Completions { shell } => pages::completions(shell),
         Command::Man { dir } => pages::man(&dir),
     }

@@ -3,55 +3,14 @@
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
-use clap::{Args, ValueEnum};
 use millpond_loadgen::{Criterion, all_met, debate, last_value, selective_wake, tower_start};
 use serde::Serialize;
 
 use crate::Run;
 use crate::args::Settings;
+use crate::flags::{ReplayFlags, ReplayRoleFlags, Scenario, Size};
 use crate::outcome::{Failure, Outcome};
 use crate::print::stdout;
-
-#[derive(Debug, Args)]
-pub(crate) struct ReplayFlags {
-    /// Scenario to play
-    #[arg(value_enum)]
-    pub(crate) scenario: Scenario,
-    /// How much of it: seconds, or as the scenario is written (minutes)
-    #[arg(long, value_enum, default_value = "full", value_name = "SIZE")]
-    pub(crate) size: Size,
-    /// Play this phase alone: 100/s, 1000/s or unpaced of tower-start; snapshot or persona of last-value;
-    /// pair, meeting, sleep or baselines of debate
-    #[arg(long, value_name = "PHASE")]
-    pub(crate) only: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Scenario {
-    /// An indexer floods the bus while people talk and health is watched
-    TowerStart,
-    /// The newest reading wins, and what must not be merged is not
-    LastValue,
-    /// Processes that wait for each other's posts
-    Debate,
-    /// Many wait on one rule, each for what is meant for it alone
-    SelectiveWake,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Size {
-    /// Seconds
-    Ci,
-    /// As the scenario is written
-    Full,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ReplayRoleFlags {
-    /// The role, and its arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub(crate) arguments: Vec<String>,
-}
 
 pub(crate) fn run(flags: &ReplayFlags, settings: &Settings) -> Run {
     let mut progress = Progress {
@@ -68,8 +27,9 @@ pub(crate) fn run(flags: &ReplayFlags, settings: &Settings) -> Run {
             if let Some(phase) = &flags.only {
                 options = options.only(phase)?;
             }
-            let report = $scenario::run(&options, say)?;
+            let played = $scenario::run(&options, say);
             progress.end();
+            let report = played?;
             print(&report, &report.criteria, settings)
         }};
     }

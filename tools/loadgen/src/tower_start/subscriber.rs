@@ -1,7 +1,7 @@
-//! The one who listens: takes everything, answers for its health between events, and tells what it saw.
+//! Those who listen, each a process: take what they asked for, and tell what they saw.
 
 use std::collections::HashMap;
-use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
 use millpond_bus::{
@@ -10,7 +10,7 @@ use millpond_bus::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{SOURCES, healthz};
+use super::{LISTENERS, Listener, SOURCES};
 use crate::error::Error;
 use crate::latencies::{Latencies, Summary};
 use crate::process::{Arguments, Talk};
@@ -20,38 +20,38 @@ const LOOK: Duration = Duration::from_secs(1);
 /// What is still expected after so long without any event will not come.
 const QUIET_LIMIT: Duration = Duration::from_secs(10);
 
-/// Told once it listens.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Open {
-    /// Where `/healthz` is.
-    pub(super) port: u16,
-}
-
-/// Told at its end; lists are in the order of `SOURCES`.
+/// Told at its end; lists are in the order of `SOURCES`, with nothing for those it did not ask for.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Told {
     pub(super) received: Vec<u64>,
     pub(super) lagged: Vec<u64>,
     pub(super) latencies: Vec<Summary>,
-    pub(super) batches: u64,
+    pub(super) messages: u64,
     pub(super) largest_batch: u64,
     pub(super) lateness: Summary,
     pub(super) out_of_order: u64,
     pub(super) wakes: u64,
 }
 
-/// `bus=NAME`. After `go` it tells where `/healthz` is; the line `expect N` says how many events there are.
+/// `bus=NAME listener=N`. The line `expect N` says how many events there are.
 pub(crate) fn subscriber_role(arguments: &Arguments<'_>, talk: &Talk) -> Result<(), Error> {
     let bus = Bus::open(arguments.text("bus")?)?;
-    let mut options = SubscribeOptions::new("tower", SOURCES[0].pattern.parse()?);
-    for source in &SOURCES[1..] {
-        options.patterns.push(source.pattern.parse()?);
+    let number: usize = arguments.get("listener")?;
+    let Some(listener) = LISTENERS.get(number) else {
+        return Err(Error::new(format!("there is no listener {number}")));
+    };
+    let mut patterns = listener
+        .sources
+        .iter()
+        .map(|&source| SOURCES[source].pattern);
+    let first = patterns.next().unwrap_or("*");
+    let mut options = SubscribeOptions::new(listener.name, first.parse()?);
+    for pattern in patterns {
+        options.patterns.push(pattern.parse()?);
     }
     let mut subscription = bus.subscribe(options)?;
-    let mut audience = Listener::new(&bus, &bus.rules()?);
+    let mut audience = Audience::new(&bus, &bus.rules()?, listener);
     talk.ready()?;
-    let (port, visits) = healthz::serve(subscription.waker())?;
-    talk.say(&Open { port })?;
     let expectations = hear_expectation(subscription.waker());
 
     let mut expected = None;
@@ -60,10 +60,6 @@ pub(crate) fn subscriber_role(arguments: &Arguments<'_>, talk: &Talk) -> Result<
         match subscription.run(&mut audience, Some(LOOK)) {
             Ok(_) | Err(RecvError::TimedOut | RecvError::Woken) => {}
             Err(error) => return Err(error.into()),
-        }
-        for answer in visits.try_iter() {
-            // A visitor that has left does not mind.
-            let _ = answer.send(audience.total());
         }
         match expectations.try_recv() {
             Ok(told) => expected = Some(told?),
@@ -93,18 +89,15 @@ fn hear_expectation(waker: SubscriptionWaker) -> Receiver<Result<u64, Error>> {
     receiver
 }
 
-/// Who wants to know how many events there were so far.
-pub(super) type Visit = Sender<u64>;
-
-struct Listener {
+struct Audience {
     clock: Clock,
-    /// Pattern of each source's rule: that is what a lag names.
-    rules: Vec<String>,
+    /// Its sources, each with the pattern of its rule: that is what a lag names.
+    rules: Vec<(usize, String)>,
     max_delay_ns: u64,
     received: Vec<u64>,
     lagged: Vec<u64>,
     latencies: Vec<Latencies>,
-    batches: u64,
+    messages: u64,
     largest_batch: u64,
     lateness: Latencies,
     /// Of the flood, by lane.
@@ -112,22 +105,23 @@ struct Listener {
     out_of_order: u64,
 }
 
-impl Listener {
-    fn new(bus: &Bus, rules: &RuleTable) -> Self {
+impl Audience {
+    fn new(bus: &Bus, rules: &RuleTable, listener: &Listener) -> Self {
         let rule_of = |name: &str| rules.resolve(name).map(|resolved| resolved.rule);
-        let patterns = SOURCES.map(|source| {
-            let rule = rule_of(&format!("{}:x", source.prefix));
-            rule.map_or_else(String::new, |rule| rule.pattern.to_string())
+        let patterns = listener.sources.iter().map(|&source| {
+            let rule = rule_of(&format!("{}:x", SOURCES[source].prefix));
+            let pattern = rule.map_or_else(String::new, |rule| rule.pattern.to_string());
+            (source, pattern)
         });
         let flood = rule_of("data:code_index:created");
-        Listener {
+        Audience {
             clock: bus.clock(),
-            rules: patterns.into(),
+            rules: patterns.collect(),
             max_delay_ns: flood.map_or(0, |rule| rule.max_delay.as_nanos() as u64),
             received: vec![0; SOURCES.len()],
             lagged: vec![0; SOURCES.len()],
             latencies: vec![Latencies::default(); SOURCES.len()],
-            batches: 0,
+            messages: 0,
             largest_batch: 0,
             lateness: Latencies::default(),
             last_sequence: HashMap::new(),
@@ -158,7 +152,7 @@ impl Listener {
             received: self.received.clone(),
             lagged: self.lagged.clone(),
             latencies: self.latencies.iter().map(Latencies::summary).collect(),
-            batches: self.batches,
+            messages: self.messages,
             largest_batch: self.largest_batch,
             lateness: self.lateness.summary(),
             out_of_order: self.out_of_order,
@@ -167,17 +161,18 @@ impl Listener {
     }
 }
 
-impl Subscriber for Listener {
+impl Subscriber for Audience {
     fn on_event(&mut self, event: &Event<'_>) {
         let now_ns = self.clock.now_ns();
+        self.messages += 1;
         self.take(event, now_ns);
     }
 
     fn on_batch(&mut self, batch: &Batch<'_>) {
         let now_ns = self.clock.now_ns();
+        self.messages += 1;
+        self.largest_batch = self.largest_batch.max(batch.len() as u64);
         if batch.prefix() == SOURCES[0].prefix {
-            self.batches += 1;
-            self.largest_batch = self.largest_batch.max(batch.len() as u64);
             let due_ns = batch.first_time_ns() + self.max_delay_ns;
             self.lateness.record(now_ns.saturating_sub(due_ns));
         }
@@ -187,7 +182,10 @@ impl Subscriber for Listener {
     }
 
     fn on_lagged(&mut self, lagged: &Lagged) {
-        let source = self.rules.iter().position(|rule| *rule == lagged.pattern);
-        self.lagged[source.unwrap_or(0)] += lagged.count;
+        let of_rule =
+            |(source, rule): &(usize, String)| (*rule == lagged.pattern).then_some(*source);
+        if let Some(source) = self.rules.iter().find_map(of_rule) {
+            self.lagged[source] += lagged.count;
+        }
     }
 }

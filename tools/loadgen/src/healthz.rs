@@ -1,4 +1,4 @@
-//! `/healthz`: answered by the thread that takes the events, so that it tells whether that thread lives.
+//! `/healthz`, as the daemon is going to answer it: from the statistics in shared memory, by a thread of its own.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -6,52 +6,54 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use millpond_bus::SubscriptionWaker;
+use millpond_bus::{Bus, SourceStats};
 
-use super::subscriber::Visit;
 use crate::error::Error;
 use crate::latencies::Latencies;
 
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 const ASK_EVERY: Duration = Duration::from_millis(100);
 
-/// Listens on a free port; each request becomes a visit and a wake-up.
-pub(super) fn serve(waker: SubscriptionWaker) -> Result<(u16, Receiver<Visit>), Error> {
+/// Listens on a free port, until the process ends.
+pub(crate) fn serve(bus: Bus) -> Result<u16, Error> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let port = listener.local_addr()?.port();
-    let (visits, receiver) = mpsc::channel();
-    // Ends with the process.
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            // A visitor that leaves in the middle counts its visit as not answered.
-            let _ = answer(stream, &visits, &waker);
-        }
-    });
-    Ok((port, receiver))
+    std::thread::Builder::new()
+        .name("healthz".to_owned())
+        .spawn(move || {
+            for stream in listener.incoming().flatten() {
+                // A visitor that leaves in the middle counts its visit as not answered.
+                let _ = answer(stream, &bus);
+            }
+        })?;
+    Ok(port)
 }
 
-fn answer(
-    mut stream: TcpStream,
-    visits: &Sender<Visit>,
-    waker: &SubscriptionWaker,
-) -> Result<(), Error> {
+fn answer(mut stream: TcpStream, bus: &Bus) -> Result<(), Error> {
     stream.set_read_timeout(Some(ANSWER_LIMIT))?;
     let mut request = BufReader::new(stream.try_clone()?);
     let mut line = String::new();
     while request.read_line(&mut line)? > 2 {
         line.clear();
     }
-    let (answer, answers) = mpsc::channel();
-    let gone = |_| Error::new("the subscriber does not answer");
-    visits
-        .send(answer)
-        .map_err(|_| Error::new("the subscriber has ended"))?;
-    waker.wake();
-    let events = answers.recv_timeout(ANSWER_LIMIT).map_err(gone)?;
-    let body = format!("{{\"status\":\"ok\",\"events\":{events}}}\n");
+    let stats = bus.stats();
+    let sum = |of: fn(&SourceStats) -> u64| stats.sources.iter().map(of).sum::<u64>();
+    let consumer = stats.consumer.as_ref();
+    let is_well = consumer.is_some_and(|consumer| consumer.alive && consumer.trouble.is_empty());
+    let status = if is_well {
+        "200 OK"
+    } else {
+        "503 Service Unavailable"
+    };
+    let body = serde_json::json!({
+        "delivered": sum(|source| source.delivered),
+        "in_flight": sum(|source| source.in_flight),
+        "trouble": consumer.map(|consumer| &consumer.trouble),
+    });
+    let body = body.to_string();
     write!(
         stream,
-        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
         body.len()
     )?;
     Ok(())
@@ -59,20 +61,20 @@ fn answer(
 
 /// What the visitor found.
 #[derive(Debug, Default)]
-pub(super) struct Visits {
-    pub(super) asked: u64,
-    pub(super) answered: u64,
-    pub(super) latencies: Latencies,
+pub(crate) struct Visits {
+    pub(crate) asked: u64,
+    pub(crate) answered: u64,
+    pub(crate) latencies: Latencies,
 }
 
 /// Asks ten times a second, from the process of the scenario.
-pub(super) struct Visitor {
+pub(crate) struct Visitor {
     stop: Sender<()>,
     thread: JoinHandle<Visits>,
 }
 
 impl Visitor {
-    pub(super) fn start(port: u16) -> Result<Self, Error> {
+    pub(crate) fn start(port: u16) -> Result<Self, Error> {
         let (stop, stopped) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("visitor".to_owned())
@@ -80,7 +82,7 @@ impl Visitor {
         Ok(Visitor { stop, thread })
     }
 
-    pub(super) fn end(self) -> Result<Visits, Error> {
+    pub(crate) fn end(self) -> Result<Visits, Error> {
         drop(self.stop);
         let ended = self.thread.join();
         ended.map_err(|_| Error::new("the visitor of /healthz panicked"))
