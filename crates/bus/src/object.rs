@@ -96,8 +96,17 @@ fn into_region(map: shared_memory::Shmem, name: &str) -> Result<Arc<Region>, Err
 }
 
 pub(crate) fn open_descriptor(name: &str) -> Result<OwnedFd, Error> {
-    shm::open(name, shm::OFlags::RDWR, Mode::empty())
-        .map_err(|errno| Error::io("open shared memory", name, errno))
+    shm::open(name, shm::OFlags::RDWR, Mode::empty()).map_err(|errno| {
+        if errno == rustix::io::Errno::ACCESS {
+            let message = format!(
+                "shared memory {name} is not open to user {}: run as its owner, or share the bus through a \
+                 group (`group-id` in the configuration of whoever creates it)",
+                rustix::process::geteuid().as_raw()
+            );
+            return Error::new(ErrorKind::WrongOwner, message);
+        }
+        Error::io("open shared memory", name, errno)
+    })
 }
 
 /// Makes the object `length_bytes` long with every page present: a full tmpfs is an error here

@@ -131,6 +131,12 @@ impl Settings {
         })
     }
 
+    /// Whether somebody said where the logs are: a flag, the environment, or the file.
+    pub(crate) fn is_logs_dir_named(&self) -> bool {
+        let origin = self.origins.iter().find(|setting| setting.key == "logs");
+        origin.is_some_and(|setting| setting.origin != "default")
+    }
+
     /// Attaches to the bus, creating it where there is none.
     pub(crate) fn attach(&self) -> Result<Bus, Failure> {
         let options = BusOptions {
@@ -138,7 +144,17 @@ impl Settings {
             limits: self.limits,
             group_id: self.group_id,
         };
-        Ok(Bus::attach(&self.bus, &options)?)
+        Bus::attach(&self.bus, &options).map_err(|error| {
+            // The kind is that of any input or output.
+            match error.to_string() {
+                text if text.contains("Permission denied") => Failure::new(format!(
+                    "{text}: bus {:?} belongs to another user; use another bus, or have that user name a group of \
+                     yours (`group-id` in the configuration of the bus)",
+                    self.bus
+                )),
+                _ => error.into(),
+            }
+        })
     }
 }
 

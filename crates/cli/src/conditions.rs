@@ -119,6 +119,10 @@ impl Conditions {
         Arc::clone(&self.not_json_count)
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
     /// Whether all of them hold.
     pub(crate) fn keep(&mut self, event: &Event<'_>) -> bool {
         if self.all.is_empty() {

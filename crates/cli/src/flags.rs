@@ -64,19 +64,19 @@ pub(crate) enum Color {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the consumer in the foreground: drain the bus, write the logs
-    #[command(after_help = concat!("Examples:\n  millpond daemon\n  millpond daemon --bus test --logs /tmp/logs --sync always\n\nPrints one line when it is ready. SIGTERM and SIGINT stop it after everything is written; SIGUSR1 starts\nnew segments, SIGHUP reads the rules of the configuration file again.\n\nExit codes: 0 stopped in order, 2 error."))]
+    #[command(after_help = concat!("Examples:\n  millpond daemon\n  millpond daemon --bus test --logs /tmp/logs --sync always\n\nPrints one line when it is ready. SIGTERM and SIGINT stop it after everything is written; SIGUSR1 starts new segments, SIGHUP reads the rules of the configuration file again.\n\nExit codes: 0 stopped in order, 2 error."))]
     Daemon(DaemonFlags),
     /// Publish the lines of standard input to the log of a service
-    #[command(after_help = concat!("Examples:\n  my-service 2>&1 | millpond pipe --service web\n  millpond pipe --service build --source make --tee < build.log\n\nReturns when every line is in the file. While there is no daemon, or it cannot write, it waits and says\nso; lines are dropped only where the rule says `drop-newest`. A level is found in the first 100 bytes of a line (`ERROR`,\n`[warn]`, `level=error`, `error:` ..), else it is info.\n\nExit codes: 0 all written, 1 some lines were dropped (says how many), 2 error."))]
+    #[command(after_help = concat!("Examples:\n  my-service 2>&1 | millpond pipe --service web\n  millpond pipe --service build --source make --tee < build.log\n\nReturns when every line is in the file. While there is no daemon, or it cannot write, it waits and says so; lines are dropped only where the rule says `drop-newest`. A level is found in the first 100 bytes of a line (`ERROR`,\n`[warn]`, `level=error`, `error:` ..), else it is info.\n\nExit codes: 0 all written, 1 some lines were dropped (says how many), 2 error."))]
     Pipe(PipeFlags),
     /// Publish one event
     #[command(after_help = concat!("Examples:\n  millpond publish log:web:deploy 'version 1.2 is live'\n  millpond publish data:users:created '{\"id\":7}'\n  uptime | millpond publish log:host\n\nExit codes: 0 published, 1 dropped, 2 error."))]
     Publish(PublishFlags),
     /// Show events as they come
-    #[command(after_help = concat!("Examples:\n  millpond subscribe 'data:*'\n  millpond subscribe 'data:users:*' 'chat:*' --since 5m\n  millpond subscribe 'gpu:*' --json -n 10 --timeout 30s | jq .fields\n  millpond subscribe 'task:*' --where /metadata/target=me --where /priority\n\nEvents go to standard output, word of missed and dropped ones to standard error. Sleeps without using\nthe CPU while nothing comes. Quote patterns: a shell may take `*` for files.\n\nExit codes: 0 something came (or it was stopped by a signal), 1 nothing came before the timeout, 2 error."))]
+    #[command(after_help = concat!("Examples:\n  millpond subscribe 'data:*'\n  millpond subscribe 'data:users:*' 'chat:*' --since 5m\n  millpond subscribe 'log:web:*' --since oldest --json\n  millpond subscribe 'gpu:*' --json -n 10 --timeout 30s | jq .fields\n  millpond subscribe 'task:*' --where /metadata/target=me --where /priority\n\nEvents go to standard output, word of missed and dropped ones to standard error. Sleeps without using the CPU while nothing comes. Quote patterns: a shell may take `*` for files.\n\nWith `--since`, events of rules that have a `service` (`log:*`) come out of the log: everything from then on, then live, without a gap or a repeat, also while no daemon runs and across its restarts. `--json` lines have a `cursor` then, the `--since` that goes on behind them. Other events come from memory, which keeps the latest of each publisher. `millpond explain PATTERN` says which rules are logged.\n\nExit codes: 0 something came (or it was stopped by a signal), 1 nothing came before the timeout, 2 error."))]
     Subscribe(SubscribeFlags),
     /// Wait for one event, print it, and end
-    #[command(after_help = concat!("Examples:\n  millpond wait 'build:*:done' --timeout 10m\n  millpond wait task:handoff --where /metadata/handoff_target=reviewer --json\n\nTwo agents that take turns. The reviewer notes where it is, looks whether there is work, and waits from\nthere: what is posted between the look and the wait is not missed.\n  reviewer:  at=$(millpond wait --print-position)\n             ls inbox/* 2>/dev/null ||\n               millpond wait task:handoff --since \"$at\" --where /to=reviewer --timeout 60s\n  writer:    millpond publish task:handoff '{\"to\":\"reviewer\",\"file\":\"a.rs\"}'\n             millpond wait task:handoff --where /to=writer --timeout 10m\n\nSleeps without using the CPU. With `--json` the line has a `position`: the `--since` of the next wait.\n\nExit codes: 0 it came, 124 the time is up, 128 and its number after a signal, 2 error."))]
+    #[command(after_help = concat!("Examples:\n  millpond wait 'build:*:done' --timeout 10m\n  millpond wait task:handoff --where /metadata/handoff_target=reviewer --json\n\nTwo agents that take turns. The reviewer notes where it is, looks whether there is work, and waits from there: what is posted between the look and the wait is not missed.\n  reviewer:  at=$(millpond wait --print-position)\n             ls inbox/* 2>/dev/null ||\n               millpond wait task:handoff --since \"$at\" --where /to=reviewer --timeout 60s\n  writer:    millpond publish task:handoff '{\"to\":\"reviewer\",\"file\":\"a.rs\"}'\n             millpond wait task:handoff --where /to=writer --timeout 10m\n\nSleeps without using the CPU. With `--json` the line has a `position`: the `--since` of the next wait. With `--since TIME`, events of rules that have a `service` come out of the log, as with `subscribe`.\n\nExit codes: 0 it came, 124 the time is up, 128 and its number after a signal, 2 error."))]
     Wait(WaitFlags),
     /// Search the logs; works with or without a daemon
     #[command(after_help = concat!("Examples:\n  millpond query --service web -n 200\n  millpond query --service web --level error --since 10m\n  millpond query --grep 'connection refused' --since 2026-11-21T01:00:00Z --until 2026-11-21T02:00:00Z\n  millpond query --count --by level\n  millpond query --service web --raw > web.out\n\nTimes: RFC 3339, `2026-11-21 01:29`, `01:29`, `today`, `yesterday`, or `5m` for five minutes ago.\n\nExit codes: 0 found, 1 nothing matched, 2 error or damage (what could be read is printed)."))]
@@ -181,7 +181,7 @@ pub(crate) struct ConfigFlags {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigAction {
     /// Have the daemon read the rules of its configuration file again
-    #[command(after_help = concat!("Examples:\n  millpond config reload\n  kill -HUP $(pidof millpond)        # the same, without an answer\n\nThe file is checked here first. Publishers that are attached go over to the new rules, and no event is\nlost. A file with a mistake changes nothing. Only rules are read again: other keys need a restart.\n\nExit codes: 0 the rules of this file are in force, 1 not within the timeout, 2 error."))]
+    #[command(after_help = concat!("Examples:\n  millpond config reload\n  kill -HUP $(pidof millpond)        # the same, without an answer\n\nThe file is checked here first. Publishers that are attached go over to the new rules, and no event is lost. A file with a mistake changes nothing. Only rules are read again: other keys need a restart.\n\nExit codes: 0 the rules of this file are in force, 1 not within the timeout, 2 error."))]
     Reload(ReloadFlags),
 }
 
@@ -195,9 +195,13 @@ pub(crate) struct ReloadFlags {
 /// What `subscribe` and `wait` listen to.
 #[derive(Debug, Args)]
 pub(crate) struct SelectFlags {
-    /// Begin in the past: a position (p1:..), `oldest`, a duration such as 5m, or a time [default: now]
+    /// Begin in the past: `oldest`, a duration such as 5m, a time, a log cursor (c1:..) or a position
+    /// in memory (p1:..) [default: now]
     #[arg(long, value_name = "WHEN")]
     pub(crate) since: Option<String>,
+    /// Read from the log, also from now on; an error for events of rules that are not logged
+    #[arg(long)]
+    pub(crate) replay: bool,
     /// Only events whose JSON payload has this value at /json/pointer, or anything there without
     /// `=value`; repeatable, all must hold. Events with a schema are looked at by field
     #[arg(long = "where", value_name = "/POINTER[=VALUE]")]
@@ -242,13 +246,17 @@ pub(crate) struct SubscribeFlags {
     /// What to do when events were overwritten before they could be read
     #[arg(long, value_enum, default_value = "skip", value_name = "WHAT")]
     pub(crate) on_lag: LagPolicy,
-    /// Look for events without sleeping: under a microsecond, for one whole CPU
+    /// Look for events in memory without sleeping: under a microsecond, for one whole CPU
     #[arg(long)]
     pub(crate) busy_poll: bool,
     /// One line for each consolidated record instead of one for each of its events; always so with
     /// `--json`, which has the events inside
     #[arg(long)]
     pub(crate) batches: bool,
+    /// At the end print a log cursor on standard error, as its last line: the `--since` that goes on
+    /// there. Implies `--replay`
+    #[arg(long)]
+    pub(crate) print_cursor: bool,
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,8 @@
 
 use std::thread;
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
@@ -32,6 +34,25 @@ pub(crate) fn watch_stop(on_stop: impl Fn(u8) + Send + 'static) -> Result<(), Fa
     spawn(signals, move |signal| {
         on_stop(u8::try_from(signal).unwrap_or_default());
     })
+}
+
+/// Calls `on_closed` when nobody can read our standard output any more: with a pipe whose reader has ended.
+pub(crate) fn watch_output(on_closed: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+    thread::Builder::new()
+        .name("millpond-output".to_owned())
+        .spawn(move || {
+            let stdout = std::io::stdout();
+            // Asked for nothing, it tells of the other end alone; of a file, never.
+            let mut ends = [PollFd::new(&stdout, PollFlags::empty())];
+            while let Err(Errno::INTR) = poll(&mut ends, None) {}
+            if ends[0]
+                .revents()
+                .intersects(PollFlags::ERR | PollFlags::HUP)
+            {
+                on_closed();
+            }
+        })?;
+    Ok(())
 }
 
 fn spawn(mut signals: Signals, on_signal: impl Fn(i32) + Send + 'static) -> Result<(), Failure> {

@@ -688,6 +688,10 @@ fn explain_says_how_events_are_delivered_and_which_rules_carry_a_pattern() {
         ) && batch.contains("at the latest 50ms after the first; prefix data:users"),
         "{batch}"
     );
+    assert!(
+        batch.contains("the first event after 50ms without one goes out at once"),
+        "{batch}"
+    );
     assert!(explained("chat:room").contains("delivery  direct"));
     assert!(explained("log:web").contains("does not wait for the disk"));
     let carried = explained("data:*");
@@ -713,4 +717,145 @@ fn a_scenario_is_played_and_judged() {
     let output = place.run(&["replay", "last-value", "--only", "storm"]);
     assert_eq!(code(&output), 2);
     assert!(text(&output.stderr).contains("snapshot, persona"));
+}
+
+/// The events that a `--json` run has printed, and its exit code.
+fn events(output: &Output) -> Vec<serde_json::Value> {
+    assert_eq!(code(output), 0, "{}", text(&output.stderr));
+    output
+        .stdout
+        .split(|&byte| byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).expect("one JSON line"))
+        .collect()
+}
+
+fn payloads(events: &[serde_json::Value]) -> Vec<&str> {
+    events
+        .iter()
+        .map(|event| event["payload"].as_str().expect("a payload"))
+        .collect()
+}
+
+#[test]
+fn a_subscription_to_logged_events_goes_on_across_a_killed_daemon_without_gap_or_repeat() {
+    let mut place = Place::new("logged");
+    place.start(&[]);
+    place.feed(&["pipe", "--service", "web"], b"one\ntwo\n");
+    let mut child = place
+        .command(&["subscribe", "log:web:*", "--since", "oldest", "--json"])
+        .args(["-n", "5", "--print-cursor", "--timeout", "60s"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+    let mut next = || -> serde_json::Value {
+        let line = lines.next().expect("another line").expect("it can be read");
+        serde_json::from_str(&line).expect("JSON")
+    };
+    let first = next();
+    let keys: Vec<&String> = first.as_object().expect("an object").keys().collect();
+    assert_eq!(
+        keys,
+        [
+            "cursor", "kind", "level", "name", "payload", "service", "time", "time_ns", "version"
+        ]
+    );
+    assert_eq!(
+        (&first["payload"], &first["name"]),
+        (&"one".into(), &"log:web:pipe".into())
+    );
+    assert_eq!(next()["payload"], "two");
+    // SIGKILL, and another one.
+    let mut daemon = place.daemon.take().expect("a daemon runs");
+    daemon.kill().expect("it can be killed");
+    daemon.wait().expect("it ends");
+    // What is there can be read while none runs.
+    let from_first = first["cursor"].as_str().expect("a cursor");
+    let args = ["subscribe", "log:*", "--since", from_first, "--json"];
+    let output = place.run(&[&args[..], &["--timeout", "100ms"]].concat());
+    assert_eq!(payloads(&events(&output)), ["two"]);
+    assert!(
+        text(&output.stderr).is_empty(),
+        "something came: {}",
+        text(&output.stderr)
+    );
+    place.start(&[]);
+    place.feed(&["pipe", "--service", "web"], b"three\nfour\nfive\n");
+    for word in ["three", "four", "five"] {
+        assert_eq!(next()["payload"], word);
+    }
+    let mut said = String::new();
+    let mut stderr = child.stderr.take().expect("its talk");
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    stderr.read_to_string(&mut said).expect("it can be read");
+    let cursor = said.lines().last().expect("a cursor");
+    assert!(cursor.starts_with("c1:"), "{said}");
+    // From there on, and with another kind of wait.
+    place.feed(&["pipe", "--service", "web"], b"six\n");
+    let wait = ["wait", "log:web:*", "--since", cursor, "--json"];
+    let output = place.run(&[&wait[..], &["--timeout", "10s"]].concat());
+    let six = events(&output);
+    assert_eq!(payloads(&six), ["six"]);
+    assert_eq!(six[0]["position"], six[0]["cursor"]);
+    place.stop();
+    let wait = ["wait", "log:web:*", "--since", "oldest", "--timeout", "0s"];
+    assert!(text(&place.run(&wait).stdout).ends_with("log:web:pipe one\n"));
+}
+
+#[test]
+fn the_log_is_not_asked_for_what_it_does_not_have() {
+    let place = Place::new("mixed");
+    place.run(&["publish", "chat:a", "said"]);
+    let mixed = ["subscribe", "chat:*", "log:*", "--timeout", "50ms"];
+    let output = place.run(&[&mixed[..], &["--since", "oldest"]].concat());
+    let message = text(&output.stderr);
+    assert_eq!(code(&output), 0, "{message}");
+    assert_eq!(message.matches("warning").count(), 1, "{message}");
+    assert!(
+        message.contains("\"chat:*\"")
+            && message.contains("the oldest event there is of")
+            && message.contains("--replay"),
+        "{message}"
+    );
+    for args in [&["--replay"][..], &["--since", "c1:0"], &["--print-cursor"]] {
+        let output = place.run(&[&mixed[..], args].concat());
+        let message = text(&output.stderr);
+        assert_eq!(code(&output), 2, "{message}");
+        assert!(
+            message.contains("rule \"chat:*\"") && message.contains("rule \"log:*\" alone"),
+            "{message}"
+        );
+    }
+    let at = text(&place.run(&["wait", "--print-position"]).stdout);
+    let args = ["subscribe", "log:*", "--replay", "--since", at.trim()];
+    let output = place.run(&args);
+    assert_eq!(code(&output), 2);
+    assert!(text(&output.stderr).contains("the log has cursors"));
+    // No daemon: said where the events need one, and not where they do not.
+    let said = |name: &str| {
+        text(
+            &place
+                .run(&["subscribe", name, "--timeout", "1200ms"])
+                .stderr,
+        )
+    };
+    assert!(said("data:x").contains("no consumer on bus"));
+    assert_eq!(said("chat:x"), "");
+}
+
+#[test]
+fn a_subscriber_ends_when_nobody_reads_its_output_though_nothing_comes() {
+    let place = Place::new("unread");
+    std::fs::create_dir(place.logs()).expect("room on the disk");
+    for args in [&["subscribe", "chat:*"][..], &["tail", "-f"]] {
+        let mut child = place
+            .command(args)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        drop(child.stdout.take());
+        assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    }
 }

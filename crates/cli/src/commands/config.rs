@@ -88,7 +88,7 @@ pub(crate) fn reload(flags: &ReloadFlags, settings: &Settings) -> Run {
         if started.elapsed() >= flags.timeout {
             let message = format!(
                 "the rules of {path} are not in force after {}: process {} reads the file that it was started with, \
-                 and says on its standard error what is wrong with it",
+                 which is another one, or has a mistake that it names on its standard error",
                 format_duration(flags.timeout),
                 consumer.pid
             );
@@ -103,7 +103,10 @@ pub(crate) fn reload(flags: &ReloadFlags, settings: &Settings) -> Run {
         let answer = json!({ "version": 1, "config": path, "rules": count });
         writeln!(out, "{answer}")?;
     } else {
-        writeln!(out, "{count} rules of {path} are in force on bus {name:?}")?;
+        writeln!(
+            out,
+            "the rules of {path} are in force on bus {name:?}: {count} with the defaults"
+        )?;
     }
     out.flush()?;
     Ok(Outcome::Found)

@@ -135,7 +135,7 @@ fn delivery_reason(rule: &Rule, name: &str) -> String {
         ),
         (Class::Batch, None) => format!(
             "delivered by the consumer in batches of at most {events} events or {bytes}, at the latest {delay} after \
-             the first; prefix {prefix}"
+             the first; prefix {prefix}; the first event after {delay} without one goes out at once, alone"
         ),
         (Class::Conflate, None) => format!(
             "delivered by the consumer: of events with the same key only the last, with a count of those it replaced; \

@@ -1,11 +1,13 @@
 //! One file per command: a plan from ready settings, then calls into the libraries.
 
 mod config;
+mod consumer_watch;
 mod daemon;
 mod demo;
 mod doctor;
 mod explain;
 mod index;
+mod logged;
 mod pages;
 mod pipe;
 mod publish;

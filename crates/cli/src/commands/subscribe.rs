@@ -6,14 +6,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::tz::TimeZone;
+use millpond::replay::{Cursor, LogSubscription, Replayed};
 use millpond_bus::{
-    Batch, Bus, Dropped, Event, Lagged, OnLag, Pattern, RecvError, Since, SubscribeOptions,
-    Subscriber, Subscription,
+    Batch, Bus, Dropped, Event, Lagged, OnLag, Pattern, Position, RecvError, Since,
+    SubscribeOptions, Subscriber, Subscription,
 };
 
 use crate::Run;
 use crate::args::Settings;
-use crate::commands::explain::carrying;
+use crate::commands::consumer_watch::ConsumerWatch;
+use crate::commands::logged;
 use crate::conditions::Conditions;
 use crate::flags::{LagPolicy, SelectFlags, SubscribeFlags};
 use crate::outcome::{Failure, Outcome};
@@ -23,21 +25,16 @@ use crate::signals;
 use crate::units::parse_time;
 
 pub(crate) fn run(flags: &SubscribeFlags, settings: &Settings) -> Run {
-    let mut options = options("subscribe", &flags.patterns, &flags.select)?;
-    options.on_lag = match flags.on_lag {
-        LagPolicy::Skip => OnLag::Skip,
-        LagPolicy::End => OnLag::End,
-    };
-    options.busy_poll = flags.busy_poll;
+    let selection = Selection::new(&flags.patterns, &flags.select)?;
     let bus = settings.attach()?;
-    let (mut subscription, not_json) = subscribe(&bus, options, &flags.select, settings)?;
-    let stopped = Arc::new(AtomicBool::new(false));
-    let (waker, stopping) = (subscription.waker(), Arc::clone(&stopped));
-    signals::watch_stop(move |_| {
-        // ORDERING: Release; seen by the loop below once it is woken.
-        stopping.store(true, Ordering::Release);
-        waker.wake();
-    })?;
+    let must = flags.select.replay || flags.print_cursor;
+    let log = logged::open(&bus, &selection, must, settings)?;
+    let conditions = Conditions::new(
+        &bus,
+        flags.select.conditions.clone(),
+        flags.select.where_not_json,
+    );
+    let not_json = conditions.not_json_count();
     let mut shown = Shown {
         printer: printer(&bus, flags.select.utc, settings),
         out: data_stdout(),
@@ -51,26 +48,93 @@ pub(crate) fn run(flags: &SubscribeFlags, settings: &Settings) -> Run {
     let deadline = flags
         .timeout
         .and_then(|timeout| Instant::now().checked_add(timeout));
-    let ended = follow(&mut subscription, &mut shown, deadline, &stopped);
+    let stopped = Arc::new(AtomicBool::new(false));
+    let mut watch = ConsumerWatch::new(&bus, &selection.patterns, log.is_some(), settings)?;
+    let ended = match log {
+        Some(mut log) => {
+            let handle = log.stop_handle();
+            stop_with(&stopped, move || handle.stop())?;
+            let mut following = Following {
+                deadline,
+                stopped: &stopped,
+                watch: &mut watch,
+            };
+            let ended = follow_log(&mut log, &mut shown, conditions, flags, &mut following);
+            let ended = ended.and(shown.out.flush().map_err(Failure::from));
+            let is_heard = !matches!(&ended, Err(failure) if failure.is_broken_pipe());
+            if flags.print_cursor && is_heard {
+                eprintln!("{}", log.cursor());
+            }
+            ended
+        }
+        None => {
+            let mut options = selection.options("subscribe");
+            options.on_lag = match flags.on_lag {
+                LagPolicy::Skip => OnLag::Skip,
+                LagPolicy::End => OnLag::End,
+            };
+            options.busy_poll = flags.busy_poll;
+            let mut subscription = subscribe(&bus, options, conditions)?;
+            let waker = subscription.waker();
+            stop_with(&stopped, move || waker.wake())?;
+            let mut following = Following {
+                deadline,
+                stopped: &stopped,
+                watch: &mut watch,
+            };
+            follow(&mut subscription, &mut shown, &mut following)
+        }
+    };
     say_not_json(&not_json, settings);
     ended?;
     // ORDERING: Acquire; as above.
     let was_stopped = stopped.load(Ordering::Acquire);
+    if shown.lines == 0 && !was_stopped {
+        watch.say();
+    }
     Ok(Outcome::found(shown.lines > 0 || was_stopped))
+}
+
+/// Ends by signal, and when nobody reads our output any more: an event may be long in coming.
+fn stop_with(
+    stopped: &Arc<AtomicBool>,
+    wake: impl Fn() + Clone + Send + 'static,
+) -> Result<(), Failure> {
+    let stopping = Arc::clone(stopped);
+    let stop = move || {
+        // ORDERING: Release; seen by the loop once it is woken.
+        stopping.store(true, Ordering::Release);
+        wake();
+    };
+    signals::watch_output(stop.clone())?;
+    signals::watch_stop(move |_| stop())
+}
+
+/// Until when, and what is looked at in between.
+struct Following<'f, 's> {
+    deadline: Option<Instant>,
+    stopped: &'f AtomicBool,
+    watch: &'f mut ConsumerWatch<'s>,
+}
+
+impl Following<'_, '_> {
+    /// How long the next wait may take: `None` when it is time to end.
+    fn next_wait(&self, shown: &Shown<'_>) -> Option<Option<Duration>> {
+        // ORDERING: Acquire; set before the wake.
+        if shown.left == Some(0) || self.stopped.load(Ordering::Acquire) {
+            return None;
+        }
+        Some(self.watch.slice(time_left(self.deadline)?))
+    }
 }
 
 /// Shows what comes until there is a reason to end.
 fn follow(
     subscription: &mut Subscription,
     shown: &mut Shown<'_>,
-    deadline: Option<Instant>,
-    stopped: &AtomicBool,
+    following: &mut Following<'_, '_>,
 ) -> Result<(), Failure> {
-    // ORDERING: Acquire; set before the wake.
-    while shown.left != Some(0) && !stopped.load(Ordering::Acquire) {
-        let Some(timeout) = time_left(deadline) else {
-            return Ok(());
-        };
+    while let Some(timeout) = following.next_wait(shown) {
         match subscription.run(shown, timeout) {
             Ok(_) | Err(RecvError::TimedOut | RecvError::Woken) => {}
             Err(error) => {
@@ -83,6 +147,52 @@ fn follow(
             return Err(error.into());
         }
         shown.out.flush()?;
+        following.watch.look();
+    }
+    Ok(())
+}
+
+/// As [`follow`], out of the log.
+fn follow_log(
+    log: &mut LogSubscription,
+    shown: &mut Shown<'_>,
+    mut conditions: Conditions,
+    flags: &SubscribeFlags,
+    following: &mut Following<'_, '_>,
+) -> Result<(), Failure> {
+    let color = shown.settings.color;
+    while let Some(timeout) = following.next_wait(shown) {
+        let item = match logged::next(log, Some(Duration::ZERO))? {
+            Some(item) => Some(item),
+            None => {
+                // All that there is was given: now somebody may wait for it.
+                shown.out.flush()?;
+                let item = logged::next(log, timeout)?;
+                following.watch.look();
+                item
+            }
+        };
+        match item {
+            None => {}
+            Some(Replayed::Event(event)) if conditions.keep(&logged::as_event(&event)) => {
+                let cursor = || log.cursor().to_string();
+                let printed = shown
+                    .printer
+                    .log_event(&mut shown.out, &event, &cursor, false);
+                shown.count(printed);
+            }
+            Some(Replayed::Event(_)) => {}
+            Some(Replayed::Dropped(dropped)) => {
+                print::warning_line(color, &logged::dropped_line(&dropped));
+            }
+            Some(Replayed::Gone(gone)) if flags.on_lag == LagPolicy::Skip => {
+                print::warning_line(color, &gone);
+            }
+            Some(Replayed::Gone(gone)) => return Err(Failure::new(gone.to_string())),
+        }
+        if let Some(error) = shown.failed.take() {
+            return Err(error.into());
+        }
     }
     Ok(())
 }
@@ -97,82 +207,84 @@ pub(crate) fn time_left(deadline: Option<Instant>) -> Option<Option<Duration>> {
 }
 
 /// What was typed, checked before anything is opened.
-pub(crate) fn options(
-    label: &str,
-    patterns: &[String],
-    flags: &SelectFlags,
-) -> Result<SubscribeOptions, Failure> {
-    let patterns = patterns
-        .iter()
-        .map(|text| text.parse::<Pattern>())
-        .collect::<Result<Vec<_>, _>>()?;
-    let Some(first) = patterns.first() else {
-        return Err(Failure::new("no pattern: name one, such as 'data:*'"));
-    };
-    let mut options = SubscribeOptions::new(label, first.clone());
-    options.patterns = patterns;
-    options.since = match flags.since.as_deref() {
-        None => Since::Now,
-        Some(text) => since(text, flags.utc)?,
-    };
-    Ok(options)
+pub(crate) struct Selection {
+    /// At least one.
+    pub(crate) patterns: Vec<Pattern>,
+    pub(crate) start: Start,
+    pub(crate) utc: bool,
 }
 
-fn since(text: &str, utc: bool) -> Result<Since, Failure> {
+/// Where to begin.
+pub(crate) enum Start {
+    Now,
+    Oldest,
+    TimeNs(u64),
+    /// In memory.
+    Position(Position),
+    /// In the log.
+    Cursor(Cursor),
+}
+
+impl Selection {
+    pub(crate) fn new(patterns: &[String], flags: &SelectFlags) -> Result<Self, Failure> {
+        let patterns = patterns
+            .iter()
+            .map(|text| text.parse::<Pattern>())
+            .collect::<Result<Vec<_>, _>>()?;
+        if patterns.is_empty() {
+            return Err(Failure::new("no pattern: name one, such as 'data:*'"));
+        }
+        let start = match flags.since.as_deref() {
+            None => Start::Now,
+            Some(text) => start(text, flags.utc)?,
+        };
+        Ok(Selection {
+            patterns,
+            start,
+            utc: flags.utc,
+        })
+    }
+
+    /// For a subscription in memory.
+    pub(crate) fn options(&self, label: &str) -> SubscribeOptions {
+        let mut options = SubscribeOptions::new(label, self.patterns[0].clone());
+        options.patterns.clone_from(&self.patterns);
+        options.since = match &self.start {
+            // Nobody gets here with a cursor.
+            Start::Now | Start::Cursor(_) => Since::Now,
+            Start::Oldest => Since::Oldest,
+            Start::TimeNs(time_ns) => Since::TimeNs(*time_ns),
+            Start::Position(position) => Since::Position(position.clone()),
+        };
+        options
+    }
+}
+
+fn start(text: &str, utc: bool) -> Result<Start, Failure> {
     match text {
-        "now" => Ok(Since::Now),
-        "oldest" => Ok(Since::Oldest),
-        _ if text.starts_with("p1:") => Ok(Since::Position(text.parse()?)),
-        _ => parse_time(text, utc).map(Since::TimeNs).map_err(|why| {
+        "now" => Ok(Start::Now),
+        "oldest" => Ok(Start::Oldest),
+        _ if text.starts_with("p1:") => Ok(Start::Position(text.parse()?)),
+        _ if text.starts_with("c1:") => Ok(Start::Cursor(text.parse()?)),
+        _ => parse_time(text, utc).map(Start::TimeNs).map_err(|why| {
             Failure::new(format!(
-                "--since {why}; or a position (p1:..), `oldest`, or `now`"
+                "--since {why}; or a log cursor (c1:..), a position (p1:..), `oldest`, or `now`"
             ))
         }),
     }
 }
 
-/// Subscribes, with the conditions in front; the number is of payloads that were not JSON.
+/// Subscribes, with the conditions in front.
 pub(crate) fn subscribe(
     bus: &Bus,
     options: SubscribeOptions,
-    flags: &SelectFlags,
-    settings: &Settings,
-) -> Result<(Subscription, Arc<AtomicU64>), Failure> {
-    warn_of_silence(bus, &options.patterns, settings)?;
-    let mut conditions = Conditions::new(bus, flags.conditions.clone(), flags.where_not_json);
-    let not_json = conditions.not_json_count();
+    mut conditions: Conditions,
+) -> Result<Subscription, Failure> {
     let subscription = bus.subscribe(options)?;
-    if flags.conditions.is_empty() {
-        return Ok((subscription, not_json));
+    if conditions.is_empty() {
+        return Ok(subscription);
     }
-    let subscription = subscription.filter(move |event| conditions.keep(event));
-    Ok((subscription, not_json))
-}
-
-/// Says so where nothing can come: no rule, or a rule whose events the consumer delivers and no consumer.
-fn warn_of_silence(bus: &Bus, patterns: &[Pattern], settings: &Settings) -> Result<(), Failure> {
-    let rules = bus.rules()?;
-    let has_consumer = bus.consumer().is_some();
-    for pattern in patterns {
-        let carrying = carrying(&rules, pattern);
-        if carrying.is_empty() {
-            let message = format!("no rule carries {pattern:?}", pattern = pattern.as_str());
-            print::warning_line(settings.color, &message);
-        }
-        if let Some(rule) = carrying.iter().find(|rule| !rule.is_direct())
-            && !has_consumer
-        {
-            let (class, name) = (rule.class.name(), bus.name());
-            let message = format!(
-                "no consumer on bus {name:?}, and rule \"{}\" ({class}) is delivered by it: start `millpond daemon \
-                 --bus {name}`",
-                rule.pattern
-            );
-            print::warning_line(settings.color, &message);
-            return Ok(());
-        }
-    }
-    Ok(())
+    Ok(subscription.filter(move |event| conditions.keep(event)))
 }
 
 pub(crate) fn printer(bus: &Bus, utc: bool, settings: &Settings) -> EventPrinter {

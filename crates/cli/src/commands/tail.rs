@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use millpond_logfile::{
     Hit, Order, Query, SegmentId, check_service_name, list_segments, list_services, parse_line,
 };
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify;
 
 use crate::Run;
@@ -175,7 +176,24 @@ impl Follower {
     }
 
     /// Sleeps until something in the watched directories changes.
+    /// Sleeps until something changes; an error when nobody can read what we print any more.
     fn wait(&self) -> Result<(), Failure> {
+        let stdout = io::stdout();
+        let mut ends = [
+            PollFd::new(&self.watch, PollFlags::IN),
+            PollFd::new(&stdout, PollFlags::empty()),
+        ];
+        while let Err(errno) = poll(&mut ends, None) {
+            if errno != rustix::io::Errno::INTR {
+                return Err(io::Error::from(errno).into());
+            }
+        }
+        if ends[1]
+            .revents()
+            .intersects(PollFlags::ERR | PollFlags::HUP)
+        {
+            return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
+        }
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut events = inotify::Reader::new(self.watch.as_fd(), &mut buffer);
         match events.next() {

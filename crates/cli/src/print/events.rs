@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anstyle::Style;
 use jiff::tz::TimeZone;
+use millpond::replay::LogEvent;
 use millpond_bus::{Batch, Bus, Event, Schema};
 use millpond_logfile::{Level, escape, format_time};
 use serde::de::IgnoredAny;
@@ -74,6 +75,47 @@ impl EventPrinter {
         out.write_all(&self.buffer)
     }
 
+    /// One event out of the log on one line; `cursor` is what to go on from, for JSON, where it is the `position`
+    /// too if `is_position`.
+    pub(crate) fn log_event(
+        &mut self,
+        out: &mut dyn Write,
+        event: &LogEvent,
+        cursor: &dyn Fn() -> String,
+        is_position: bool,
+    ) -> io::Result<()> {
+        self.buffer.clear();
+        let buffer = &mut self.buffer;
+        match &self.style {
+            EventStyle::Json => {
+                buffer.extend_from_slice(b"{\"version\":1,\"kind\":\"event\",");
+                head_keys(buffer, &event.name, event.time_ns, event.level)?;
+                buffer.extend_from_slice(b",\"service\":");
+                string(buffer, &event.service)?;
+                payload_keys(buffer, &event.payload)?;
+                let cursor = cursor();
+                buffer.extend_from_slice(b",\"cursor\":");
+                string(buffer, &cursor)?;
+                if is_position {
+                    buffer.extend_from_slice(b",\"position\":");
+                    string(buffer, &cursor)?;
+                }
+                buffer.extend_from_slice(b"}\n");
+            }
+            EventStyle::Text { coloured, zone } => {
+                let line = Line {
+                    coloured: *coloured,
+                    zone: zone.as_ref(),
+                };
+                // The log keeps no publisher.
+                line.head(buffer, &event.name, "", event.time_ns, event.level)?;
+                escape(&event.payload, buffer);
+                buffer.push(b'\n');
+            }
+        }
+        out.write_all(buffer)
+    }
+
     /// One consolidated record on one line: in JSON with its events.
     pub(crate) fn batch(&mut self, out: &mut dyn Write, batch: &Batch<'_>) -> io::Result<()> {
         self.buffer.clear();
@@ -136,26 +178,39 @@ impl Line<'_> {
         }
     }
 
+    /// Time, level, name, and the publisher where one is known.
+    fn head(
+        &self,
+        buffer: &mut Vec<u8>,
+        name: &str,
+        source: &str,
+        time_ns: u64,
+        level: millpond_bus::Level,
+    ) -> io::Result<()> {
+        let level = Level::from_u8(level as u8);
+        let (bold, graded, dim) = (
+            self.style(BOLD),
+            self.style(level_style(level)),
+            self.style(DIM),
+        );
+        self.time(buffer, time_ns)?;
+        write!(buffer, "{graded}{}{graded:#} ", level.token())?;
+        // Names and labels are checked by the bus: no control character is in them.
+        write!(buffer, "{bold}{name}{bold:#} ")?;
+        if !source.is_empty() {
+            write!(buffer, "{dim}{source}{dim:#} ")?;
+        }
+        Ok(())
+    }
+
     fn event(
         &self,
         buffer: &mut Vec<u8>,
         event: &Event<'_>,
         schema: Option<&Schema>,
     ) -> io::Result<()> {
-        let level = level_of(event);
-        let (bold, graded, dim) = (
-            self.style(BOLD),
-            self.style(level_style(level)),
-            self.style(DIM),
-        );
-        self.time(buffer, event.time_ns)?;
-        write!(buffer, "{graded}{}{graded:#} ", level.token())?;
-        // Names and labels are checked by the bus: no control character is in them.
-        write!(
-            buffer,
-            "{bold}{}{bold:#} {dim}{}{dim:#} ",
-            event.name, event.source
-        )?;
+        let dim = self.style(DIM);
+        self.head(buffer, event.name, event.source, event.time_ns, event.level)?;
         let fields = schema.and_then(|schema| schema.to_json(event.payload));
         match (event.is_aggregate, fields) {
             (true, _) => aggregate_text(buffer, event, schema)?,
@@ -227,10 +282,6 @@ fn aggregate_text(
     Ok(())
 }
 
-fn level_of(event: &Event<'_>) -> Level {
-    Level::from_u8(event.level as u8)
-}
-
 fn utc(time_ns: u64) -> String {
     String::from_utf8_lossy(&format_time(time_ns)).into_owned()
 }
@@ -239,17 +290,27 @@ fn string(buffer: &mut Vec<u8>, text: &str) -> io::Result<()> {
     Ok(serde_json::to_writer(buffer, text)?)
 }
 
-/// The keys of an event, without the braces around them.
-fn event_keys(buffer: &mut Vec<u8>, event: &Event<'_>, schema: Option<&Schema>) -> io::Result<()> {
+/// The keys that events of memory and of the log share.
+fn head_keys(
+    buffer: &mut Vec<u8>,
+    name: &str,
+    time_ns: u64,
+    level: millpond_bus::Level,
+) -> io::Result<()> {
     buffer.extend_from_slice(b"\"name\":");
-    string(buffer, event.name)?;
+    string(buffer, name)?;
     write!(
         buffer,
-        ",\"time\":\"{}\",\"time_ns\":{},\"level\":\"{}\",\"source\":",
-        utc(event.time_ns),
-        event.time_ns,
-        level_of(event).name()
-    )?;
+        ",\"time\":\"{}\",\"time_ns\":{time_ns},\"level\":\"{}\"",
+        utc(time_ns),
+        Level::from_u8(level as u8).name()
+    )
+}
+
+/// The keys of an event, without the braces around them.
+fn event_keys(buffer: &mut Vec<u8>, event: &Event<'_>, schema: Option<&Schema>) -> io::Result<()> {
+    head_keys(buffer, event.name, event.time_ns, event.level)?;
+    buffer.extend_from_slice(b",\"source\":");
     string(buffer, event.source)?;
     let (lane, sequence) = (event.lane, event.sequence);
     write!(buffer, ",\"lane\":{lane},\"sequence\":{sequence}")?;
