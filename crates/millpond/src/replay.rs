@@ -333,7 +333,7 @@ impl LogSubscription {
     /// # Errors
     /// `Log` when a log cannot be read, `Stopped` after [`ReplayStop::stop`].
     pub fn recv(&mut self) -> Result<Replayed, ReplayError> {
-        self.next(None)
+        self.next(None, false)
     }
 
     /// As [`LogSubscription::recv`], for at most `timeout`.
@@ -342,7 +342,7 @@ impl LogSubscription {
     /// Also `TimedOut`.
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Replayed, ReplayError> {
         // A deadline too far away to be a time is none.
-        self.next(Instant::now().checked_add(timeout))
+        self.next(Instant::now().checked_add(timeout), false)
     }
 
     /// The next item that is committed, if there is one. Reads files, does not wait.
@@ -350,7 +350,7 @@ impl LogSubscription {
     /// # Errors
     /// As [`LogSubscription::recv`].
     pub fn try_recv(&mut self) -> Result<Option<Replayed>, ReplayError> {
-        match self.next(Some(Instant::now())) {
+        match self.next(Some(Instant::now()), true) {
             Ok(item) => Ok(Some(item)),
             Err(ReplayError::TimedOut) => Ok(None),
             Err(error) => Err(error),
@@ -389,7 +389,12 @@ impl LogSubscription {
         }
     }
 
-    fn next(&mut self, deadline: Option<Instant>) -> Result<Replayed, ReplayError> {
+    /// `is_patient`: reads on to the end of what is committed, whatever the time.
+    fn next(
+        &mut self,
+        deadline: Option<Instant>,
+        is_patient: bool,
+    ) -> Result<Replayed, ReplayError> {
         loop {
             if let Some(queued) = self.queue.pop_front() {
                 return Ok(self.give(queued));
@@ -400,8 +405,15 @@ impl LogSubscription {
             if self.stopped.load(Ordering::Acquire) {
                 return Err(ReplayError::Stopped);
             }
-            if !matches!(round, Round::CaughtUp) {
-                continue;
+            match round {
+                Round::Items => continue,
+                // Much was read, and nothing of it was asked for: that takes time too.
+                Round::More if deadline.is_none_or(|deadline| Instant::now() < deadline) => {
+                    continue;
+                }
+                Round::More if is_patient => continue,
+                Round::More => return Err(ReplayError::TimedOut),
+                Round::CaughtUp => {}
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
