@@ -262,7 +262,9 @@ pub fn append_entry(entries: &mut Vec<u8>, entry: &Entry<'_>) {
     }
     entries.extend_from_slice(entry.payload);
     let padding = length_bytes.next_multiple_of(8) - length_bytes;
-    entries.extend_from_slice(&[0; 7][..padding]);
+    if padding > 0 {
+        entries.extend_from_slice(&[0; 7][..padding]);
+    }
 }
 
 /// Count, times and fields of an aggregate to be written.

@@ -60,6 +60,11 @@ pub(crate) struct LaneMemory {
 }
 
 impl LaneMemory {
+    /// See [`crate::region::Region::populate`].
+    pub(crate) fn populate(&self, for_writing: bool) {
+        self.ring.region().populate(for_writing);
+    }
+
     pub(crate) fn share(&self) -> Pinned<RingHeader> {
         self.ring.clone()
     }
@@ -139,6 +144,7 @@ pub(crate) fn create(
         label: label_field,
         rule: RuleEntry::from(rule),
     };
+    object.region.populate(true);
     object.region.copy_in(0, header.as_bytes());
     // The ring itself starts as zeros, which is its empty state.
     let ring = object

@@ -104,6 +104,7 @@ impl Outbox {
             );
             Error::new(ErrorKind::WrongLayout, message)
         };
+        lane.memory.populate(true);
         let header = lane.memory.header();
         // ORDERING: Relaxed; there is one writer, and the earlier one is dead.
         let head_position = header.reader.head_position.load(Ordering::Relaxed);

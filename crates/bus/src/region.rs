@@ -9,6 +9,7 @@ use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use rustix::mm::{Advice, madvise};
 use shared_memory::Shmem;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -112,6 +113,22 @@ impl Region {
         let source = unsafe { self.base.as_ptr().add(offset) };
         // SAFETY: as in `copy_in`; any bytes at all are a valid `[u8]`.
         unsafe { std::ptr::copy_nonoverlapping(source, bytes.as_mut_ptr(), bytes.len()) };
+    }
+
+    /// Enters every page into the page table now, for writing or only for reading, so that no later access stops
+    /// for it: in a virtual machine the first touch of a page costs microseconds.
+    ///
+    /// Costs about 0.2 us a page. Where the kernel cannot do it (before 5.14), pages come one by one as before.
+    pub(crate) fn populate(&self, for_writing: bool) {
+        if let Backing::Heap(_) = self.backing {
+            return;
+        }
+        let advice = match for_writing {
+            true => Advice::LinuxPopulateWrite,
+            false => Advice::LinuxPopulateRead,
+        };
+        // SAFETY: populating changes neither contents nor mapping, and the range is this mapping.
+        let _ = unsafe { madvise(self.base.as_ptr().cast(), self.length_bytes, advice) };
     }
 
     /// Copies a plain structure out.

@@ -153,12 +153,13 @@ impl Subscribers {
     fn collect(&mut self, drain: &mut Drain, schemas: &Schemas, now_ns: u64) -> Pass {
         let Subscribers { delivery, bits, .. } = self;
         let schema = |id: u32| schemas.get(id);
-        drain.pass(Scope::Batched, &mut |item| match item {
-            Item::Gap(gap) => delivery.offer_gap(&gap, now_ns),
+        // By reference: a copy of the record, made right after it was put together, waits for its stores.
+        drain.pass(Scope::Batched, &mut |item| match &item {
+            Item::Gap(gap) => delivery.offer_gap(gap, now_ns),
             Item::Record(record) => {
-                let verdict = delivery.offer(&record, &schema);
+                let verdict = delivery.offer(record, &schema);
                 if verdict == Verdict::Keep {
-                    bits.add(&record);
+                    bits.add(record);
                 }
                 verdict
             }

@@ -91,6 +91,7 @@ impl Drain {
     /// Goes on where the last consumer committed.
     fn adopt(&mut self, slot: usize, lane: Lane) -> Result<(), Error> {
         let ring = lane.memory.share();
+        lane.memory.populate(false);
         let rule = &lane.info.rule;
         let scope = Scope::of(rule);
         let channel = channel::of_pattern(&self.control, &rule.pattern)?;

@@ -58,6 +58,7 @@ struct Tap {
 
 impl Tap {
     fn over(lane: Lane, channel: u32, limit: u32) -> Self {
+        lane.memory.populate(false);
         Tap {
             epoch: lane.info.epoch,
             channel,
