@@ -3,7 +3,9 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use millpond_bus::{Bus, BusOptions, Item, Level, Overflow, Rule, RuleTable, Scope, Verdict};
+use millpond_bus::{
+    Bus, BusOptions, Class, Item, Level, Overflow, Rule, RuleTable, Scope, Verdict,
+};
 use millpond_logfile::{BlockWriter, Level as LineLevel, LineWriter, Source, parse_line};
 
 const MESSAGE: &[u8] =
@@ -101,6 +103,7 @@ fn lines(criterion: &mut Criterion) {
 fn bus(name: &str) -> Bus {
     let pattern = "bench:*".parse().expect("a pattern");
     let rule = Rule {
+        class: Class::Passthrough,
         overflow: Overflow::DropNewest,
         ..Rule::new(pattern)
     };

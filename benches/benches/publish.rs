@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use millpond_benches::{Spread, is_tiny, machine, read_line, rounds, size, start_self};
-use millpond_bus::{Bus, BusOptions, Guarantee, Item, Level, Rule, RuleTable, Scope, Verdict};
+use millpond_bus::{
+    Bus, BusOptions, Class, Guarantee, Item, Level, Rule, RuleTable, Scope, Verdict,
+};
 
 const PAYLOAD_BYTES: usize = 64;
 /// The reader lets a few records gather before it looks again; the same in both.
@@ -31,16 +33,17 @@ fn main() {
         "{events} events of {PAYLOAD_BYTES} bytes; median (least to greatest) of {} rounds",
         rounds()
     );
-    let mut figures: [Vec<f64>; 8] = Default::default();
+    let mut figures: [Vec<f64>; 9] = Default::default();
     for _ in 0..rounds() {
         figures[0].push(bare_ring(events, 1, false));
         figures[7].push(bare_ring(events, 1, true));
-        figures[1].push(bus_threads(events, 1));
+        figures[1].push(bus_threads(events, 1, Class::Batch));
         figures[2].push(bare_ring(events, 16, false));
-        figures[3].push(bus_threads(events, 16));
+        figures[3].push(bus_threads(events, 16, Class::Batch));
         figures[4].push(bus_processes(events, 1));
         figures[5].push(bus_processes(events, 16));
         figures[6].push(bus_processes(events, 64));
+        figures[8].push(bus_threads(events, 1, Class::Passthrough));
     }
     let names = [
         "bare ring, one by one, threads",
@@ -51,6 +54,7 @@ fn main() {
         "batch of 16, processes",
         "batch of 64, processes",
         "bare ring with stamp, threads",
+        "publish, passthrough, threads",
     ];
     println!("{:34} {:>8}  {:22} {:>8}", "", "ns/event", "", "M/s");
     let spreads = figures.map(Spread::of);
@@ -152,9 +156,10 @@ fn bare_read(ring: &BareRing, events: u64) {
     black_box(sum);
 }
 
-fn new_bus() -> Bus {
+fn new_bus(class: Class) -> Bus {
     let name = format!("bench-publish-{}", std::process::id());
     let rule = Rule {
+        class,
         lane_bytes: 4 << 20,
         ..Rule::new("data:*".parse().expect("a pattern"))
     };
@@ -196,12 +201,18 @@ fn publish_all(bus: &Bus, events: u64, batch: u64) -> f64 {
 }
 
 /// Drains until told to stop; returns the records seen.
-fn drain_until(bus: &Bus, stop: &AtomicBool) -> u64 {
+fn drain_until(bus: &Bus, class: Class, stop: &AtomicBool) -> u64 {
     let mut drain = bus.drain().expect("the only consumer");
+    let channel = drain.channel(&"data:*".parse().expect("a pattern"));
+    let channel = channel.expect("the rule's");
+    let scope = match class {
+        Class::Passthrough => Scope::Passthrough,
+        _ => Scope::Batched,
+    };
     let mut records = 0;
     let mut sum = 0u64;
     while !stop.load(Ordering::Acquire) {
-        let pass = drain.pass(Scope::Passthrough, &mut |item: Item<'_>| {
+        let pass = drain.pass(scope, &mut |item: Item<'_>| {
             if let Item::Record(record) = item {
                 sum += u64::from(record.payload[0]);
             }
@@ -212,7 +223,11 @@ fn drain_until(bus: &Bus, stop: &AtomicBool) -> u64 {
             drain.housekeep();
         }
         if pass.records > 0 {
-            drain.commit_passthrough();
+            match scope {
+                Scope::Passthrough => drain.commit_passthrough(),
+                // Nothing is handed on: what is measured is the way to the consumer.
+                _ => drain.commit_batched(channel, &[]),
+            }
         }
         if pass.records < FEW {
             (0..SPINS).for_each(|_| std::hint::spin_loop());
@@ -222,11 +237,11 @@ fn drain_until(bus: &Bus, stop: &AtomicBool) -> u64 {
     records
 }
 
-fn bus_threads(events: u64, batch: u64) -> f64 {
-    let bus = new_bus();
+fn bus_threads(events: u64, batch: u64, class: Class) -> f64 {
+    let bus = new_bus(class);
     let stop = AtomicBool::new(false);
     let cost = std::thread::scope(|scope| {
-        let consumer = scope.spawn(|| drain_until(&bus, &stop));
+        let consumer = scope.spawn(|| drain_until(&bus, class, &stop));
         let cost = publish_all(&bus, events, batch);
         stop.store(true, Ordering::Release);
         let drained = consumer.join().expect("the consumer ends");
@@ -239,10 +254,10 @@ fn bus_threads(events: u64, batch: u64) -> f64 {
 
 /// As `bus_threads`, with the publisher in a process of its own. It waits until everything is drained.
 fn bus_processes(events: u64, batch: u64) -> f64 {
-    let bus = new_bus();
+    let bus = new_bus(Class::Batch);
     let stop = AtomicBool::new(false);
     let cost = std::thread::scope(|scope| {
-        let consumer = scope.spawn(|| drain_until(&bus, &stop));
+        let consumer = scope.spawn(|| drain_until(&bus, Class::Batch, &stop));
         let (mut child, mut output) = start_self(&[
             "publisher".into(),
             bus.name().into(),

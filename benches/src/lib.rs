@@ -19,9 +19,14 @@ pub fn size(full: u64) -> u64 {
     }
 }
 
-/// How often each measurement is repeated.
+/// How often each measurement is repeated; `MILLPOND_BENCH_ROUNDS` says otherwise.
 pub fn rounds() -> usize {
-    if is_tiny() { 1 } else { 7 }
+    let wanted = std::env::var("MILLPOND_BENCH_ROUNDS").ok();
+    match wanted.and_then(|text| text.parse().ok()) {
+        _ if is_tiny() => 1,
+        Some(rounds) => rounds,
+        None => 7,
+    }
 }
 
 /// Median, least and greatest of a set of figures.
@@ -70,6 +75,51 @@ pub fn cpu_seconds(pid: u32) -> (f64, f64) {
             .unwrap_or(0.0)
     };
     (field(11) / 100.0, field(12) / 100.0)
+}
+
+/// Processor time that all threads of process `pid` have used so far, in ns.
+pub fn cpu_ns(pid: u32) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter();
+    tasks
+        .flatten()
+        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok())
+        .filter_map(|text| text.split_whitespace().next()?.parse::<u64>().ok())
+        .sum()
+}
+
+/// Keeps this thread on one core; `None`: on any.
+///
+/// # Panics
+/// Where the system has no such core.
+pub fn pin(core: Option<usize>) {
+    let mut set = rustix::thread::CpuSet::new();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    match core {
+        Some(core) => set.set(core),
+        None => (0..cores.max(2)).for_each(|core| set.set(core)),
+    }
+    rustix::thread::sched_setaffinity(None, &set).expect("a core there is");
+}
+
+/// Times of one round: the middle one, 99 and 99.9 of 100, and the longest, in ns.
+pub fn percentiles(mut times_ns: Vec<u64>) -> [u64; 4] {
+    times_ns.sort_unstable();
+    let at = |share: f64| {
+        let index = (times_ns.len() as f64 * share) as usize;
+        let last = times_ns.len().saturating_sub(1);
+        times_ns.get(index.min(last)).copied().unwrap_or_default()
+    };
+    [at(0.5), at(0.99), at(0.999), at(1.0)]
+}
+
+/// The commit that this was built from, as far as git knows.
+pub fn commit() -> String {
+    let output = Command::new("git")
+        .args(["describe", "--always", "--dirty", "--abbrev=10"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output();
+    let text = output.map_or_else(|_| Vec::new(), |output| output.stdout);
+    String::from_utf8_lossy(&text).trim().to_owned()
 }
 
 /// Starts this very program again with `args`, its output readable.

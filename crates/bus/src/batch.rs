@@ -229,7 +229,7 @@ impl Entry<'_> {
 }
 
 /// Appends an entry. Costs two copies into `entries`, which grows where it must.
-#[inline]
+#[inline(always)]
 pub fn append_entry(entries: &mut Vec<u8>, entry: &Entry<'_>) {
     let inline_bytes = entry.inline_bytes();
     let length_bytes = inline_bytes + entry.payload.len();

@@ -275,6 +275,8 @@ pub struct Drain {
     lanes: Vec<Option<Box<DrainLane>>>,
     /// Slots in use.
     open_slots: Vec<usize>,
+    /// Those of lanes that are `dirty`: of a thousand that stand still nobody asks more than for news.
+    dirty_slots: Vec<usize>,
     names: Vec<Option<Box<str>>>,
     scratch: Vec<u8>,
     heap: BinaryHeap<Reverse<(u64, usize)>>,
@@ -317,6 +319,7 @@ impl Drain {
             barrier,
             lanes: (0..control.limits.lanes).map(|_| None).collect(),
             open_slots: Vec::new(),
+            dirty_slots: Vec::new(),
             names: Vec::new(),
             scratch: Vec::new(),
             heap: BinaryHeap::new(),
@@ -380,8 +383,8 @@ impl Drain {
     /// Batched channels with lanes of which something was drained and not committed.
     pub fn uncommitted_channels(&self) -> Vec<u32> {
         let mut channels: Vec<u32> = self
-            .open_lanes()
-            .filter(|lane| lane.scope == Scope::Batched && lane.dirty)
+            .dirty_lanes()
+            .filter(|lane| lane.scope == Scope::Batched)
             .map(|lane| lane.channel)
             .collect();
         channels.sort_unstable();
@@ -438,13 +441,17 @@ impl Drain {
             let Some(lane) = self.lanes[slot].as_mut() else {
                 continue;
             };
-            if lane.scope != scope || lane.quarantined {
+            if lane.scope != scope || !lane.has_news() {
                 continue;
             }
+            let was_dirty = lane.dirty;
             match lane.next_time(cut_ns) {
                 Ok(Some(time_ns)) => self.heap.push(Reverse((time_ns, slot))),
                 Ok(None) => lane.visit_trailing_gap(visit),
                 Err(damage) => quarantine(lane, damage, &mut self.notices),
+            }
+            if lane.dirty && !was_dirty {
+                self.dirty_slots.push(slot);
             }
         }
         while let Some(Reverse((_, slot))) = self.heap.pop() {
@@ -463,25 +470,25 @@ impl Drain {
                 bound_ns,
                 records: &mut pass.records,
             };
+            let was_dirty = lane.dirty;
             match lane.run(&mut context, visit) {
                 Ok(RunEnd::Empty) => {}
                 Ok(RunEnd::Later(time_ns)) if time_ns <= cut_ns => {
                     self.heap.push(Reverse((time_ns, slot)));
                 }
                 Ok(RunEnd::Later(_)) => {}
-                Ok(RunEnd::Stopped) => {
-                    pass.stopped = true;
-                    break;
-                }
+                Ok(RunEnd::Stopped) => pass.stopped = true,
                 Err(damage) => quarantine(lane, damage, &mut self.notices),
             }
-        }
-        for &slot in &self.open_slots {
-            if let Some(lane) = &self.lanes[slot]
-                && lane.dirty
-            {
-                pass.pressure |= lane.publish_progress() && lane.scope == scope;
+            if lane.dirty && !was_dirty {
+                self.dirty_slots.push(slot);
             }
+            if pass.stopped {
+                break;
+            }
+        }
+        for lane in self.dirty_lanes() {
+            pass.pressure |= lane.publish_progress() && lane.scope == scope;
         }
         // Whatever the visitor publishes from here on is stamped after what it has just seen.
         clock::load_fence();
@@ -491,15 +498,15 @@ impl Drain {
     /// What has been drained of the lanes in `scope` since their last mark.
     pub fn mark(&mut self, scope: Scope) -> Mark {
         let mut lanes = Vec::new();
-        for &slot in &self.open_slots {
+        for &slot in &self.dirty_slots {
             if let Some(lane) = self.lanes[slot].as_mut()
-                && lane.dirty
                 && lane.scope == scope
             {
                 lane.dirty = false;
                 lanes.push((slot, lane.snapshot()));
             }
         }
+        self.forget_clean();
         Mark { lanes }
     }
 
@@ -541,11 +548,11 @@ impl Drain {
             }
         }
         let mut mark = Mark::default();
-        for &slot in &self.open_slots {
+        for &slot in &self.dirty_slots {
             let Some(lane) = self.lanes[slot].as_mut() else {
                 continue;
             };
-            if lane.channel != channel || lane.scope != Scope::Batched || !lane.dirty {
+            if lane.channel != channel || lane.scope != Scope::Batched {
                 continue;
             }
             lane.dirty = false;
@@ -566,6 +573,7 @@ impl Drain {
                     .store(lane.bank as u64, Ordering::Release);
             }
         }
+        self.forget_clean();
         self.release(&mark, true);
         self.ring_channel(channel, bits);
     }
@@ -591,13 +599,16 @@ impl Drain {
             if lane.scope != Scope::Passthrough || !lane.has_news() {
                 continue;
             }
-            let before = lane.counts.delivered;
+            let (before, was_dirty) = (lane.counts.delivered, lane.dirty);
             if let Err(damage) = lane.skim() {
                 quarantine(lane, damage, &mut self.notices);
             }
             lane.publish_progress();
             records += lane.counts.delivered - before;
             is_dirty |= lane.dirty;
+            if lane.dirty && !was_dirty {
+                self.dirty_slots.push(slot);
+            }
         }
         if is_dirty {
             self.commit_passthrough();
@@ -691,13 +702,25 @@ impl Drain {
 
     /// Whether anything drained waits for a mark and commit in `scope`.
     pub fn has_uncommitted(&self, scope: Scope) -> bool {
-        self.open_lanes()
-            .any(|lane| lane.scope == scope && lane.dirty)
+        self.dirty_lanes().any(|lane| lane.scope == scope)
     }
 
     /// Whether any lane holds what has not been drained.
     pub fn has_work(&self) -> bool {
         self.open_lanes().any(DrainLane::has_records)
+    }
+
+    fn dirty_lanes(&self) -> impl Iterator<Item = &DrainLane> {
+        self.dirty_slots
+            .iter()
+            .filter_map(|&slot| self.lanes[slot].as_deref())
+    }
+
+    /// Lanes that were marked stand in the list no more.
+    fn forget_clean(&mut self) {
+        let lanes = &self.lanes;
+        self.dirty_slots
+            .retain(|&slot| lanes[slot].as_ref().is_some_and(|lane| lane.dirty));
     }
 
     fn open_lanes(&self) -> impl Iterator<Item = &DrainLane> {

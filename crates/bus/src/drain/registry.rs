@@ -184,6 +184,7 @@ impl Drain {
         if removed {
             let lanes = &self.lanes;
             self.open_slots.retain(|&slot| lanes[slot].is_some());
+            self.dirty_slots.retain(|&slot| lanes[slot].is_some());
         }
         self.remove_orphans();
     }

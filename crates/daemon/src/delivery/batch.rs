@@ -66,7 +66,7 @@ impl Groups {
     /// Appends an entry to the records of its prefix. A record ends before the entry that would take it over
     /// `max_events`, over `max_bytes` (of entries, as they lie in the record) or over a quarter of the
     /// outbox; an entry that is too large for a shared record goes alone.
-    #[inline]
+    #[inline(always)]
     pub(super) fn append(&mut self, entry: &Entry<'_>, settings: &Settings) -> Appended {
         let place = match self.by_name.get(entry.name.id) {
             Some(place) => place,

@@ -205,6 +205,7 @@ impl Pending {
     }
 
     /// An event that becomes an entry as it is; a full record makes the channel due.
+    #[inline(always)]
     fn append(&mut self, entry: &Entry<'_>) -> Verdict {
         if !self.has_room(entry.entry_bytes() + OVERHEAD_BYTES) {
             return Verdict::Stop;
@@ -398,7 +399,8 @@ impl Channel {
         self.pending.settings = settings;
     }
 
-    #[inline]
+    // Inlined into the pass: an entry that goes through memory waits for the stores that made it.
+    #[inline(always)]
     fn offer(&mut self, record: &Record<'_>, schemas: SchemaLookup<'_>) -> Verdict {
         let entry = Entry {
             is_aggregate: false,
