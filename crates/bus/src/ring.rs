@@ -97,8 +97,11 @@ const _: () = {
 };
 
 /// In front of each payload.
+///
+/// Aligned as it lies in a ring: a `peek` hands it out wrapped, and copies at odd offsets would have each
+/// record wait for the stores that made the copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub(crate) struct RecordHeader {
     /// Bytes of payload, without header and padding.
     pub(crate) length_bytes: U32,
