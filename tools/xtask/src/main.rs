@@ -37,6 +37,11 @@ const CLIPPY: Task = cargo(
     ],
 );
 const TEST: Task = cargo("tests", &["test", "--workspace"]);
+/// Streams, and the code of the guide that uses them.
+const TEST_TOKIO: Task = cargo(
+    "tests, feature tokio",
+    &["test", "--package", "millpond", "--features", "tokio"],
+);
 const DOCS: Task = Task {
     what: "documentation",
     program: "cargo",
@@ -66,10 +71,51 @@ const BENCHES_TINY: Task = Task {
 };
 const BENCHES: Task = cargo("benches", &["bench", "--package", "millpond-benches"]);
 
+/// Runs without arguments, as a reader would.
+const fn example(args: &'static [&'static str]) -> Task {
+    cargo("example", args)
+}
+
+const CI: &[Task] = &[
+    FORMAT,
+    CLIPPY,
+    TEST,
+    TEST_TOKIO,
+    example(&[
+        "run",
+        "-q",
+        "-p",
+        "millpond",
+        "--example",
+        "1_publish_and_log",
+    ]),
+    example(&["run", "-q", "-p", "millpond", "--example", "2_subscribe"]),
+    example(&["run", "-q", "-p", "millpond", "--example", "3_fixed_layout"]),
+    example(&[
+        "run",
+        "-q",
+        "-p",
+        "millpond",
+        "--example",
+        "4_wait_for_a_reply",
+    ]),
+    example(&[
+        "run",
+        "-q",
+        "-p",
+        "millpond",
+        "--example",
+        "5_replay_then_live",
+    ]),
+    LOOM,
+    DOCS,
+    BENCHES_TINY,
+];
+
 fn main() -> ExitCode {
     let name = std::env::args().nth(1).unwrap_or_default();
     let tasks: &[Task] = match name.as_str() {
-        "ci" => &[FORMAT, CLIPPY, TEST, LOOM, DOCS, BENCHES_TINY],
+        "ci" => CI,
         "loom" => &[LOOM],
         "bench" => &[BENCHES],
         _ => {
