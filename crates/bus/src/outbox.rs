@@ -34,6 +34,8 @@ pub struct Outbox {
     epoch: u64,
     /// Entries ever pushed.
     events: u64,
+    /// Sum of the last numbers of the lanes whose end was pushed, so that whoever misses one can tell.
+    ended_events: u64,
     /// Names of what is staged, for the bell.
     name_bits: u64,
     _descriptor: OwnedFd,
@@ -112,6 +114,8 @@ impl Outbox {
         let mut reader = Reader::resume(lane.memory.clone(), limit, head_position, 0).of_outbox();
         reader.refresh().map_err(damaged)?;
         let mut events = 0;
+        // ORDERING: Relaxed; as above. Where a lane's end is still there, it says so itself.
+        let mut ended_events = header.publisher.dropped_full.load(Ordering::Relaxed);
         let mut payload = Vec::new();
         while let Some(record) = reader.peek().map_err(damaged)? {
             if record.kind == KIND_BATCH {
@@ -122,11 +126,20 @@ impl Outbox {
                 })?;
                 events = view.events_after();
             }
+            if record.kind == KIND_LANE_END {
+                payload.resize(record.length_bytes.get() as usize, 0);
+                reader.copy_payload(&mut payload);
+                let end = GapBody::parse(&payload).map_err(|what| {
+                    Error::new(ErrorKind::WrongLayout, format!("{name}: {what}"))
+                })?;
+                ended_events = end.last();
+            }
             reader.advance(&record);
         }
         let (tail_position, sequence_next) = (reader.position(), reader.sequence_next());
         let mut outbox = Self::over(lane, tail_position, sequence_next, events);
         outbox.oldest.seek(head_position);
+        outbox.ended_events = ended_events;
         Ok(outbox)
     }
 
@@ -139,6 +152,7 @@ impl Outbox {
             capacity_bytes,
             epoch: lane.info.epoch,
             events,
+            ended_events: 0,
             name_bits: 0,
             _descriptor: lane.descriptor,
         }
@@ -195,13 +209,25 @@ impl Outbox {
         pushed
     }
 
-    /// Stages word that a lane is gone: its numbers go up to `sequence_next`, exclusive.
-    pub(crate) fn push_lane_end(&mut self, end: &GapBody, time_ns: u64) -> bool {
-        self.push_record(
+    /// Stages word that the lane `epoch` is gone: its numbers go up to `sequence_next`, exclusive.
+    pub(crate) fn push_lane_end(
+        &mut self,
+        epoch: u64,
+        sequence_next: u64,
+        source: u32,
+        time_ns: u64,
+    ) -> bool {
+        let ended_events = self.ended_events.saturating_add(sequence_next);
+        let end = GapBody::new(epoch, sequence_next, ended_events, source);
+        let pushed = self.push_record(
             KIND_LANE_END,
             time_ns,
-            &[zerocopy::IntoBytes::as_bytes(end)],
-        )
+            &[zerocopy::IntoBytes::as_bytes(&end)],
+        );
+        if pushed {
+            self.ended_events = ended_events;
+        }
+        pushed
     }
 
     fn push_record(&mut self, kind: u8, time_ns: u64, pieces: &[&[u8]]) -> bool {
@@ -255,6 +281,12 @@ impl Outbox {
 
     /// Makes everything staged readable; the bits of its names. No system call.
     pub(crate) fn commit(&mut self) -> u64 {
+        // ORDERING: Relaxed; published by the tail. For subscribers that start behind the last lane's end.
+        self.oldest
+            .header()
+            .publisher
+            .dropped_full
+            .store(self.ended_events, Ordering::Relaxed);
         self.writer.commit();
         std::mem::take(&mut self.name_bits)
     }

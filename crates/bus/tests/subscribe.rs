@@ -838,3 +838,36 @@ fn a_question_of_a_publisher_that_is_gone_comes_before_its_answer() {
     keep_house(&mut drain);
     assert_eq!(poll(&mut witness).payloads(), ["question", "answer"]);
 }
+
+/// Lanes that came and went unseen, and of which even the last word was overwritten, are in the count as well.
+#[test]
+fn a_slow_reader_learns_of_publishers_that_it_never_saw() {
+    let rule = Rule {
+        outbox_bytes: 64 << 10,
+        ..passthrough("chat:*")
+    };
+    let bus = TestBus::new("unseen-lag", vec![rule]);
+    let mut drain = bus.0.drain().expect("the lease");
+    let mut slow = bus.subscribe("chat:*", Since::Now);
+    let mut lasting = bus.0.publisher("lasting").expect("a publisher");
+    let room = lasting.topic("chat:room").expect("a topic");
+    let payload = "x".repeat(100);
+    let mut published = 0;
+    for round in 0..3 {
+        for _ in 0..60 {
+            lasting.publish(room, Level::Info, b"here").expect("room");
+            publish(&bus, "brief", "chat:room", &[payload.as_str(); 40]);
+            published += 41;
+            keep_house(&mut drain);
+            keep_house(&mut drain);
+        }
+        // One that it has mapped when it goes away, in the middle of it all.
+        if round == 1 {
+            poll(&mut slow);
+        }
+        poll(&mut slow);
+    }
+    let counts = slow.counts();
+    assert!(counts.lagged > 0, "the outbox is too large for this test");
+    assert_eq!(counts.delivered + counts.lagged, published, "{counts:?}");
+}

@@ -8,7 +8,7 @@
 //! A consumer that dies in between does it again at its next start; subscribers drop the second copy too.
 
 use super::{ConsumerNotice, Drain, DrainLane, Scope, line_value, names};
-use crate::batch::{BatchParts, Entry, GapBody, append_entry};
+use crate::batch::{BatchParts, Entry, append_entry};
 use crate::channel;
 use crate::control::Control;
 use crate::error::Error;
@@ -46,9 +46,8 @@ impl Drain {
             bits = copy_history(&control, lane, outbox);
         }
         let end = lane.reader.sequence_next();
-        let body = GapBody::new(lane.info.epoch, end, end, lane.source);
         // Fits: `copy_history` leaves room.
-        outbox.push_lane_end(&body, time_ns);
+        outbox.push_lane_end(lane.info.epoch, end, lane.source, time_ns);
         bits |= outbox.commit();
         crate::doorbell::full_fence();
         self.ring_channel(lane.channel, bits);

@@ -51,6 +51,10 @@ struct Tap {
     /// The number that comes next: of a lane's events, or of the events put in an outbox. `None`: whatever
     /// comes first is taken as such.
     expected: Option<u64>,
+    /// Outbox: the sum of the last numbers of the lanes whose end we have read, and of those that ended before.
+    ended_events: Option<u64>,
+    /// Outbox: the part of it that belongs to ends which were overwritten.
+    ends_missed: u64,
     /// What is missing up to the next record was overwritten, and not dropped by the publisher.
     lagging: bool,
     damaged: bool,
@@ -65,6 +69,8 @@ impl Tap {
             pattern: lane.info.rule.pattern.as_str().to_owned(),
             reader: Reader::resume(lane.memory, limit, 0, 0),
             expected: None,
+            ended_events: None,
+            ends_missed: 0,
             lagging: false,
             damaged: false,
         }
@@ -187,6 +193,7 @@ impl Tap {
     /// A ring that is younger than the subscription: everything that was ever in it is wanted.
     fn start_new(&mut self) {
         self.expected = Some(0);
+        self.ended_events = Some(0);
     }
 
     /// The loss between what was expected and `found`.
@@ -264,6 +271,8 @@ impl LaneTap {
 struct Ended {
     /// The number after the last one that we had.
     next: u64,
+    /// Where its end is told; `None`: not known yet.
+    channel: Option<u32>,
     /// All that it left was read. A consumer that died may have left it twice, so it is not forgotten.
     settled: bool,
 }
@@ -334,7 +343,12 @@ impl Taps {
             for (&epoch, ring) in &position.rings {
                 let next = ring.sequence;
                 let settled = false;
-                taps.ended.insert(epoch, Ended { next, settled });
+                let ended = Ended {
+                    next,
+                    channel: None,
+                    settled,
+                };
+                taps.ended.insert(epoch, ended);
             }
         }
         taps.follow();
@@ -434,6 +448,9 @@ impl Taps {
                     tap.reader.resync();
                     tap.refresh();
                     let tail_position = tap.reader.tail_seen();
+                    // ORDERING: Relaxed; the tail was read before, with Acquire.
+                    let ended_events = &tap.reader.header().publisher.dropped_full;
+                    tap.ended_events = Some(ended_events.load(Ordering::Relaxed));
                     tap.expected = events_in(&mut tap, tail_position, &mut self.scratch);
                 }
                 _ => tap.reader.resync(),
@@ -626,7 +643,8 @@ impl Taps {
             if self.lanes[index].tap.damaged {
                 let tap = self.lanes.swap_remove(index).tap;
                 // What it leaves is not taken for news from the start.
-                self.remember(tap.epoch, tap.expected.unwrap_or(0), false);
+                let next = tap.expected.unwrap_or(0);
+                self.remember(tap.epoch, next, tap.channel, false);
                 damaged += 1;
             } else {
                 index += 1;
@@ -644,15 +662,20 @@ impl Taps {
                 let mut lane = self.lanes.swap_remove(index);
                 lane.tell_last_drops(sieve, watch);
                 let next = lane.tap.expected.unwrap_or(0);
-                self.remember(lane.tap.epoch, next, lane.settled);
+                self.remember(lane.tap.epoch, next, lane.tap.channel, lane.settled);
             } else {
                 index += 1;
             }
         }
     }
 
-    fn remember(&mut self, epoch: u64, next: u64, settled: bool) {
-        if self.ended.insert(epoch, Ended { next, settled }).is_none() {
+    fn remember(&mut self, epoch: u64, next: u64, channel: u32, settled: bool) {
+        let ended = Ended {
+            next,
+            channel: Some(channel),
+            settled,
+        };
+        if self.ended.insert(epoch, ended).is_none() {
             self.ended_order.push_back(epoch);
             if self.ended_order.len() > ENDED_MAX
                 && let Some(oldest) = self.ended_order.pop_front()
@@ -702,6 +725,10 @@ impl Taps {
             if read.is_err() {
                 self.outboxes[index].damaged = true;
             }
+        }
+        let outbox = &self.outboxes[index];
+        if outbox.ends_missed > 0 && !outbox.has_records() && !watch.has_ended() {
+            self.tell_missed_ends(index, sieve, watch);
         }
         // It had records when we came, so it was whole then.
         sieve.counts.damaged += u64::from(self.outboxes[index].damaged);
@@ -796,7 +823,8 @@ impl Taps {
                     sieve.counts.lagged += lagged.count;
                     watch.lagged(lagged);
                 }
-                self.remember(lane, sequence.saturating_add(1), false);
+                let channel = self.outboxes[index].channel;
+                self.remember(lane, sequence.saturating_add(1), channel, false);
                 if sieve.keeps(entry.name_id(), &event) {
                     let event = event.to_owned();
                     self.staged.push_back(Staged { event, at });
@@ -840,6 +868,13 @@ impl Taps {
     ) -> Result<(), &'static str> {
         let end = GapBody::parse(payload)?;
         let (lane, next) = (end.lane_epoch(), end.first());
+        let outbox = &mut self.outboxes[index];
+        let channel = outbox.channel;
+        if let Some(before) = outbox.ended_events {
+            let missed = end.last().saturating_sub(next).saturating_sub(before);
+            outbox.ends_missed = outbox.ends_missed.saturating_add(missed);
+        }
+        outbox.ended_events = Some(end.last());
         // We still have it: the rest comes from the lane itself.
         if let Some(tapped) = self.tapped(lane) {
             tapped.settled = true;
@@ -855,8 +890,44 @@ impl Taps {
             sieve.counts.lagged += lagged.count;
             watch.lagged(lagged);
         }
-        self.remember(lane, next, true);
+        self.remember(lane, next, channel, true);
         Ok(())
+    }
+
+    /// The outbox was read to its end, and some lanes' ends were overwritten in it before. Those of lanes that we
+    /// know are no loss; what is left belongs to lanes that we never saw.
+    #[cold]
+    fn tell_missed_ends<R: Receiver>(
+        &mut self,
+        index: usize,
+        sieve: &mut Sieve,
+        watch: &mut Watch<'_, R>,
+    ) {
+        let outbox = &mut self.outboxes[index];
+        let (channel, mut unknown) = (outbox.channel, std::mem::take(&mut outbox.ends_missed));
+        // It is no longer in the directory, so its end was told, and we have not read it: it was overwritten.
+        for lane in &mut self.lanes {
+            if lane.gone && !lane.settled && lane.tap.channel == channel {
+                lane.settled = true;
+                let line = &lane.tap.reader.header().publisher;
+                // ORDERING: Acquire (P4); its publisher writes no more.
+                unknown = unknown.saturating_sub(line.sequence_next.load(Ordering::Acquire));
+            }
+        }
+        for ended in self.ended.values_mut() {
+            if !ended.settled && ended.channel == Some(channel) {
+                ended.settled = true;
+                unknown = unknown.saturating_sub(ended.next);
+            }
+        }
+        if unknown > 0 {
+            let lagged = Lagged {
+                count: unknown,
+                ..self.outboxes[index].lagged(0, unknown)
+            };
+            sieve.counts.lagged += unknown;
+            watch.lagged(lagged);
+        }
     }
 
     pub(super) fn position(&self) -> Position {
