@@ -29,7 +29,7 @@
 use zerocopy::little_endian::{F64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::drain::NameRef;
+use crate::drain::{NameRef, Record};
 use crate::event::Event;
 use crate::layout::FLAG_INLINE_NAME;
 use crate::level::Level;
@@ -210,6 +210,25 @@ pub struct Entry<'a> {
     pub replaced: u32,
     /// The payload.
     pub payload: &'a [u8],
+}
+
+impl<'a> From<&Record<'a>> for Entry<'a> {
+    /// The entry of a drained event, as it is.
+    #[inline(always)]
+    fn from(record: &Record<'a>) -> Self {
+        Entry {
+            is_aggregate: false,
+            level: record.level,
+            time_ns: record.time_ns,
+            sequence: record.sequence,
+            name: record.name,
+            schema_id: record.schema_id,
+            lane_epoch: record.lane.epoch,
+            source: record.source,
+            replaced: 0,
+            payload: record.payload,
+        }
+    }
 }
 
 impl Entry<'_> {
@@ -545,7 +564,8 @@ fn read_entry(entries: &[u8], offset: usize) -> Option<(EntryView<'_>, usize)> {
     Some((entry, offset + ENTRY_HEADER_BYTES + padded_bytes))
 }
 
-fn split_inline_name(body: &[u8]) -> Option<(&str, &[u8])> {
+/// Splits `u16 length, name, payload`; the name is text, and not checked further.
+pub(crate) fn split_inline_name(body: &[u8]) -> Option<(&str, &[u8])> {
     let (length, rest) = body.split_first_chunk::<2>()?;
     let (name, payload) = rest.split_at_checked(u16::from_le_bytes(*length).into())?;
     Some((std::str::from_utf8(name).ok()?, payload))

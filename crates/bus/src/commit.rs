@@ -272,10 +272,11 @@ pub(crate) fn batched_lane(
         // ORDERING: Relaxed; the only writer is a consumer, and we are the consumer now.
         let reached = place.outbox_tail.load(Ordering::Relaxed);
         let same = place.outbox_epoch.load(Ordering::Relaxed) == outbox_epoch;
-        (place.load(), same && reached <= tail, reached)
+        (place.load(), same, reached)
     });
     let ours = |bank: usize| candidates[bank].0.epoch == epoch;
-    let chosen = match (candidates[0].1 && ours(0), candidates[1].1 && ours(1)) {
+    let holds = |bank: usize| ours(bank) && candidates[bank].1 && candidates[bank].2 <= tail;
+    let chosen = match (holds(0), holds(1)) {
         // The same tail twice: a commit that had nothing to put in the outbox.
         (true, true) => {
             let age = |bank: usize| (candidates[bank].2, candidates[bank].0.sequence_next);
@@ -291,7 +292,7 @@ pub(crate) fn batched_lane(
             };
             let lost = [0, 1]
                 .into_iter()
-                .filter(|&bank| ours(bank) && !same_outbox(control, bank, slot, outbox_epoch));
+                .filter(|&bank| ours(bank) && !candidates[bank].1);
             return match lost.min_by_key(|&bank| candidates[bank].0.position) {
                 Some(bank) => (candidates[bank].0, bank),
                 None => (fresh, 0),
@@ -307,12 +308,4 @@ pub(crate) fn forget(control: &Control, slot: usize, bank: usize) {
     control.lane_commits[bank][slot]
         .epoch
         .store(0, Ordering::Relaxed);
-}
-
-fn same_outbox(control: &Control, bank: usize, slot: usize, outbox_epoch: u64) -> bool {
-    // ORDERING: Relaxed; see `batched_lane`.
-    control.lane_commits[bank][slot]
-        .outbox_epoch
-        .load(Ordering::Relaxed)
-        == outbox_epoch
 }

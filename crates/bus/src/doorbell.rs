@@ -85,7 +85,11 @@ impl DoorbellLine {
 
 /// Subscriber: announces its sleep to the ringers of one channel. `parked` is its own word, set first. Barrier B
 /// follows, then a look at every tail.
-pub(crate) fn announce(parked: &AtomicU32, waiting: &[&AtomicU64], bits: u64) {
+pub(crate) fn announce<'b>(
+    parked: &AtomicU32,
+    waiting: impl IntoIterator<Item = &'b AtomicU64>,
+    bits: u64,
+) {
     // ORDERING: Relaxed; carried by the exchanges below.
     parked.store(1, Ordering::Relaxed);
     for waiting in waiting {

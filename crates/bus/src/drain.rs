@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use zerocopy::FromZeros;
 
+use crate::batch;
 use crate::channel;
 use crate::clock::{self, Clock};
 use crate::commit::{self, CommitArea, LaneCommit, ServiceCommit};
@@ -30,7 +31,7 @@ use crate::object;
 use crate::outbox::Outbox;
 use crate::pattern::{Pattern, check_event_name};
 use crate::region::Pinned;
-use crate::ring::{self, Damage, Reader, RecordHeader, RingHeader};
+use crate::ring::{self, Damage, Reader, RingHeader};
 use crate::rule::{Class, Rule, RuleTable};
 use crate::stats::ConsumerInfo;
 use crate::sync::atomic::Ordering;
@@ -41,7 +42,7 @@ mod registry;
 pub(crate) use registry::SourceTotalsPlain;
 
 /// A stamp further than this in the future is not waited for.
-pub(crate) const FUTURE_MAX_NS: u64 = 1_000_000_000;
+const FUTURE_MAX_NS: u64 = 1_000_000_000;
 
 /// Which lanes a pass is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -705,11 +706,6 @@ impl Drain {
         self.dirty_lanes().any(|lane| lane.scope == scope)
     }
 
-    /// Whether any lane holds what has not been drained.
-    pub fn has_work(&self) -> bool {
-        self.open_lanes().any(DrainLane::has_records)
-    }
-
     fn dirty_lanes(&self) -> impl Iterator<Item = &DrainLane> {
         self.dirty_slots
             .iter()
@@ -863,7 +859,7 @@ impl DrainLane {
         Ok(self
             .reader
             .peek()?
-            .map(|header| effective_time(&header, cut_ns))
+            .map(|header| effective_time(header.time_ns.get(), cut_ns))
             .filter(|&t| t <= cut_ns))
     }
 
@@ -917,7 +913,7 @@ impl DrainLane {
             let Some(header) = self.reader.peek()? else {
                 return Ok(RunEnd::Empty);
             };
-            let time_ns = effective_time(&header, context.cut_ns);
+            let time_ns = effective_time(header.time_ns.get(), context.cut_ns);
             if time_ns > context.bound_ns {
                 return Ok(RunEnd::Later(time_ns));
             }
@@ -1089,10 +1085,9 @@ impl DrainLane {
     }
 }
 
-/// The record's time; one far in the future counts as now, so that a wrong clock cannot stall its lane.
+/// A record's time; one far in the future counts as now, so that a wrong clock cannot stall its lane.
 #[inline(always)]
-fn effective_time(header: &RecordHeader, cut_ns: u64) -> u64 {
-    let time_ns = header.time_ns.get();
+pub(crate) fn effective_time(time_ns: u64, cut_ns: u64) -> u64 {
     if time_ns > cut_ns.saturating_add(FUTURE_MAX_NS) {
         cut_ns
     } else {
@@ -1127,9 +1122,7 @@ fn learn_name(names: &mut Vec<Option<Box<str>>>, control: &Control, id: u32) -> 
 
 /// Splits `u16 length, name, payload`.
 pub(crate) fn split_inline_name(bytes: &[u8]) -> Option<(NameRef<'_>, &[u8])> {
-    let (length, rest) = bytes.split_first_chunk::<2>()?;
-    let (name, payload) = rest.split_at_checked(u16::from_le_bytes(*length).into())?;
-    let text = std::str::from_utf8(name).ok()?;
+    let (text, payload) = batch::split_inline_name(bytes)?;
     check_event_name(text).ok()?;
     Some((NameRef { id: u32::MAX, text }, payload))
 }

@@ -401,7 +401,7 @@ fn subscriber(missing: Missing) {
                     waiting.fetch_or(1, Ordering::Release);
                     line.parked.store(1, Ordering::Relaxed);
                 }
-                _ => doorbell::announce(&line.parked, &[&waiting], 1),
+                _ => doorbell::announce(&line.parked, [&*waiting], 1),
             }
             if missing != Missing::Fence {
                 doorbell::full_fence();

@@ -5,7 +5,9 @@
 //!
 //! Ordering pair N1, `state`: Release by the taker after the text -> Acquire by every reader.
 
-use crate::layout::{NAME_BYTES, NAMES_MAX, NameSlot, store_text};
+use crate::layout::{
+    NAME_BYTES, NAMES_MAX, NameSlot, SOURCES_MAX, SourceSlot, load_text, store_text,
+};
 use crate::region::Pinned;
 use crate::sync::atomic::Ordering;
 
@@ -79,6 +81,13 @@ pub(crate) fn text<const N: usize>(names: &Pinned<[NameSlot; N]>, id: u32) -> Op
     }
     bytes.truncate(length_bytes);
     String::from_utf8(bytes).ok()
+}
+
+/// The label of the source with this number, if it is there.
+pub(crate) fn source(sources: &Pinned<[SourceSlot; SOURCES_MAX]>, index: u32) -> Option<String> {
+    let slot = sources.get(index as usize)?;
+    // ORDERING: Acquire; the texts were stored before the mark.
+    (slot.in_use.load(Ordering::Acquire) == 1).then(|| load_text(&slot.label))
 }
 
 /// The bit that stands for a name where subscribers say what they want to be woken for.

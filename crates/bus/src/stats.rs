@@ -7,6 +7,7 @@ use crate::lane::{self, Lane, RingKind};
 use crate::layout::{load_text, text_of};
 use crate::object;
 use crate::ring::RingMemory;
+use crate::subscribers::READY;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Drops by cause, in events.
@@ -218,7 +219,7 @@ fn read_subscribers(control: &Control) -> Vec<SubscriberStats> {
         .subscribers
         .iter()
         // ORDERING: Acquire; everything in the slot was stored before the mark.
-        .filter(|slot| slot.state.load(Ordering::Acquire) == 2)
+        .filter(|slot| slot.state.load(Ordering::Acquire) == READY)
         .map(|slot| SubscriberStats {
             label: load_text(&slot.label),
             // ORDERING: Relaxed; covered by the Acquire.

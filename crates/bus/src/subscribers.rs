@@ -17,7 +17,7 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 
 const FREE: u32 = 0;
 const TAKEN: u32 = 1;
-const READY: u32 = 2;
+pub(crate) const READY: u32 = 2;
 /// Its holder is gone, and somebody is about to free it.
 const DEAD: u32 = 3;
 
@@ -133,8 +133,7 @@ impl Seat {
             .channels
             .iter()
             .map(|&channel| &self.control.bells[channel as usize].waiting);
-        let bells: Vec<&AtomicU64> = bells.collect();
-        doorbell::announce(&slot.parked, &bells, self.name_bits);
+        doorbell::announce(&slot.parked, bells, self.name_bits);
         if !(self.has_barrier && doorbell::membarrier_all()) {
             doorbell::full_fence();
         }

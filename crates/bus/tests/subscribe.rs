@@ -77,19 +77,7 @@ fn stage_batched(drain: &mut Drain) -> Vec<u32> {
     drain.pass(Scope::Batched, &mut |item| {
         if let Item::Record(record) = item {
             let mut entries = Vec::new();
-            let entry = Entry {
-                is_aggregate: false,
-                level: record.level,
-                time_ns: record.time_ns,
-                sequence: record.sequence,
-                name: record.name,
-                schema_id: record.schema_id,
-                lane_epoch: record.lane.epoch,
-                source: record.source,
-                replaced: 0,
-                payload: record.payload,
-            };
-            append_entry(&mut entries, &entry);
+            append_entry(&mut entries, &Entry::from(&record));
             let prefix = literal_prefix(record.name.text).to_owned();
             let bit = record.name_bit();
             staged.push((record.channel, prefix, entries, bit, record.time_ns));
@@ -98,20 +86,32 @@ fn stage_batched(drain: &mut Drain) -> Vec<u32> {
     });
     let mut channels = Vec::new();
     for (channel, prefix, entries, bit, time_ns) in &staged {
-        let parts = BatchParts {
-            class: Class::Batch,
-            prefix,
-            count: 1,
-            first_time_ns: *time_ns,
-            last_time_ns: *time_ns,
-            entries,
-        };
-        let outbox = drain.outbox(*channel).expect("an outbox");
-        assert!(outbox.push(&parts, *bit));
+        push(drain, *channel, prefix, (1, entries), *time_ns, *bit);
         channels.push(*channel);
     }
     channels.dedup();
     channels
+}
+
+/// Stages `count` entries of one time in the outbox of `channel`.
+fn push(
+    drain: &mut Drain,
+    channel: u32,
+    prefix: &str,
+    (count, entries): (u32, &[u8]),
+    time_ns: u64,
+    name_bits: u64,
+) {
+    let parts = BatchParts {
+        class: Class::Batch,
+        prefix,
+        count,
+        first_time_ns: time_ns,
+        last_time_ns: time_ns,
+        entries,
+    };
+    let outbox = drain.outbox(channel).expect("an outbox");
+    assert!(outbox.push(&parts, name_bits));
 }
 
 fn flush(drain: &mut Drain) {
@@ -576,19 +576,7 @@ fn flush_together(drain: &mut Drain) {
     let mut count = 0;
     drain.pass(Scope::Batched, &mut |item| {
         if let Item::Record(record) = item {
-            let entry = Entry {
-                is_aggregate: false,
-                level: record.level,
-                time_ns: record.time_ns,
-                sequence: record.sequence,
-                name: record.name,
-                schema_id: 0,
-                lane_epoch: record.lane.epoch,
-                source: record.source,
-                replaced: 0,
-                payload: record.payload,
-            };
-            append_entry(&mut entries, &entry);
+            append_entry(&mut entries, &Entry::from(&record));
             count += 1;
             found = Some((
                 record.channel,
@@ -601,19 +589,13 @@ fn flush_together(drain: &mut Drain) {
     let Some((channel, prefix, time_ns)) = found else {
         return;
     };
-    let parts = BatchParts {
-        class: Class::Batch,
-        prefix: &prefix,
-        count,
-        first_time_ns: time_ns,
-        last_time_ns: time_ns,
-        entries: &entries,
-    };
-    assert!(
-        drain
-            .outbox(channel)
-            .expect("an outbox")
-            .push(&parts, u64::MAX)
+    push(
+        drain,
+        channel,
+        &prefix,
+        (count, &entries),
+        time_ns,
+        u64::MAX,
     );
     drain.commit_batched(channel, &[]);
 }
@@ -631,7 +613,7 @@ fn an_unfinished_commit_does_not_come_true_later() {
     victim.publish(lost, Level::Info, b"1").expect("room");
     let channels = stage_batched(&mut drain);
     // As if it had died between the lanes' slots and the tail: the slots are there, the tail is not.
-    let outbox = outbox_path(&bus);
+    let outbox = object_path(&bus, "outbox");
     let old = std::fs::read(&outbox).expect("the outbox");
     for &channel in &channels {
         drain.commit_batched(channel, &[]);
@@ -658,13 +640,14 @@ fn control_bytes(bus: &TestBus) -> Vec<u8> {
         .expect("the control segment")
 }
 
-fn outbox_path(bus: &TestBus) -> std::path::PathBuf {
-    let prefix = format!("millpond.{}.outbox.", bus.0.name());
+/// An object of the bus, by its kind: `lane` or `outbox`.
+fn object_path(bus: &TestBus, kind: &str) -> std::path::PathBuf {
+    let prefix = format!("millpond.{}.{kind}.", bus.0.name());
     std::fs::read_dir("/dev/shm")
         .expect("shared memory")
         .flatten()
         .find(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
-        .expect("an outbox")
+        .expect("an object of this kind")
         .path()
 }
 
@@ -687,20 +670,7 @@ fn push_unrelated(drain: &mut Drain, channel: u32) {
         payload: b"more",
     };
     append_entry(&mut entries, &entry);
-    let parts = BatchParts {
-        class: Class::Batch,
-        prefix: "data:users",
-        count: 1,
-        first_time_ns: 7,
-        last_time_ns: 7,
-        entries: &entries,
-    };
-    assert!(
-        drain
-            .outbox(channel)
-            .expect("an outbox")
-            .push(&parts, u64::MAX)
-    );
+    push(drain, channel, "data:users", (1, &entries), 7, u64::MAX);
     drain.commit_batched(channel, &[]);
 }
 
@@ -719,15 +689,9 @@ fn a_reader_survives_words_that_are_nonsense() {
             let mut publisher = bus.0.publisher("p").expect("a publisher");
             let topic = publisher.topic("chat:room").expect("a topic");
             publisher.publish(topic, Level::Info, b"1").expect("room");
-            let prefix = format!("millpond.{}.lane.", bus.0.name());
-            let lane = std::fs::read_dir("/dev/shm")
-                .expect("shared memory")
-                .flatten()
-                .find(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
-                .expect("a lane");
             let file = std::fs::OpenOptions::new()
                 .write(true)
-                .open(lane.path())
+                .open(object_path(&bus, "lane"))
                 .expect("ours");
             file.write_all_at(&value.to_le_bytes(), offset)
                 .expect("written");

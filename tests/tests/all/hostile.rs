@@ -54,15 +54,7 @@ fn nonsense_harms_its_own_channel_only(victim: &str, other: &str, kind: &str, fr
         &format!("{victim}:load:x"),
         &["rate=50000", "flush=0"],
     );
-    let delivered = |label: &str| {
-        let stats = place.bus.stats();
-        let found = stats
-            .subscribers
-            .iter()
-            .find(|subscriber| subscriber.label == label);
-        found.map_or(0, |subscriber| subscriber.delivered)
-    };
-    wait_until(|| delivered("reader") > 1000);
+    wait_until(|| place.delivered("reader") > 1000);
     let names = place.objects(kind);
     assert_eq!(names.len(), 1, "{names:?}");
     for _ in 0..rounds {

@@ -8,6 +8,16 @@ use serde_json::Value;
 use crate::support::{Place, Process};
 
 impl Place {
+    /// Events that the subscriber with this label has had so far.
+    pub(crate) fn delivered(&self, label: &str) -> u64 {
+        let stats = self.bus.stats();
+        let found = stats
+            .subscribers
+            .iter()
+            .find(|subscriber| subscriber.label == label);
+        found.map_or(0, |subscriber| subscriber.delivered)
+    }
+
     /// A `peer` that is ready.
     pub(crate) fn peer(&self, role: &str, more: &[&str]) -> Process {
         let mut peer = self.start_peer(role, more);

@@ -25,33 +25,25 @@ fn bad_subscribers_disturb_nobody(prefix: &str) {
             &["rate=50000", "size=100"],
         )
     });
-    let delivered = |label: &str| {
-        let stats = place.bus.stats();
-        let found = stats
-            .subscribers
-            .iter()
-            .find(|subscriber| subscriber.label == label);
-        found.map_or(0, |subscriber| subscriber.delivered)
-    };
     wait_until(|| {
         ["good", "stopped", "k0", "k1", "k2"]
             .iter()
-            .all(|label| delivered(label) > 1000)
+            .all(|label| place.delivered(label) > 1000)
     });
     signal(&stopped, "STOP");
     for victim in killed {
         victim.kill();
     }
-    let seen_at_stop = delivered("good");
+    let seen_at_stop = place.delivered("good");
     std::thread::sleep(stopped_for);
     // The others have gone on, and the slots of the dead are free.
-    wait_until(|| delivered("good") > seen_at_stop + 20_000);
+    wait_until(|| place.delivered("good") > seen_at_stop + 20_000);
     wait_until(|| {
         place.bus.stats().subscribers.len() == 3 && place.objects("subscriber.").len() == 3
     });
     signal(&stopped, "CONT");
-    let before = delivered("stopped");
-    wait_until(|| delivered("stopped") > before);
+    let before = place.delivered("stopped");
+    wait_until(|| place.delivered("stopped") > before);
     for publisher in &mut publishers {
         publisher.let_go();
     }

@@ -186,10 +186,7 @@ pub struct Sleep {
 /// # Errors
 /// What kept it from being played to its end; criteria that are not met are none.
 pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report, Error> {
-    let host = match &options.host {
-        Some(host) => host.clone(),
-        None => Host::current()?,
-    };
+    let host = Host::or_current(options.host.as_ref())?;
     let mut report = Report::default();
     wait(&host, options, &mut report, progress)?;
     if options.baseline_rounds > 0 {

@@ -116,10 +116,7 @@ pub struct Report {
 /// # Errors
 /// What kept it from being played to its end; criteria that are not met are none.
 pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report, Error> {
-    let host = match &options.host {
-        Some(host) => host.clone(),
-        None => Host::current()?,
-    };
+    let host = Host::or_current(options.host.as_ref())?;
     progress(&format!(
         "last-value: {} rounds, {} bursts",
         options.rounds, options.bursts

@@ -50,6 +50,11 @@ impl Host {
         Ok(Self::new(std::env::current_exe()?, &["replay-role"]))
     }
 
+    /// The one that was asked for, or this program.
+    pub(crate) fn or_current(host: Option<&Self>) -> Result<Self, Error> {
+        host.map_or_else(Self::current, |host| Ok(host.clone()))
+    }
+
     /// The command of a role, still without arguments.
     pub(crate) fn command(&self, role: &str) -> Command {
         let mut command = Command::new(&self.program);

@@ -250,10 +250,7 @@ pub struct Seen {
 /// # Errors
 /// What kept it from being played to its end; criteria that are not met are none.
 pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report, Error> {
-    let host = match &options.host {
-        Some(host) => host.clone(),
-        None => Host::current()?,
-    };
+    let host = Host::or_current(options.host.as_ref())?;
     let mut phases = Vec::new();
     for phase in &options.phases {
         let name = phase.name();

@@ -13,7 +13,6 @@ use crate::channel;
 use crate::control::Control;
 use crate::error::Error;
 use crate::layout::FLAG_INLINE_NAME;
-use crate::names::INLINE_NAME_ID;
 use crate::outbox::Outbox;
 use crate::pattern::literal_prefix;
 use crate::ring::Reader;
@@ -84,13 +83,7 @@ fn copy_history(control: &Control, lane: &DrainLane, outbox: &mut Outbox) -> u64
             (NameRef { id, text }, &payload[..])
         } else {
             match split_inline_name(&payload) {
-                Some((name, payload)) => (
-                    NameRef {
-                        id: INLINE_NAME_ID,
-                        ..name
-                    },
-                    payload,
-                ),
+                Some(split) => split,
                 None => break,
             }
         };

@@ -7,10 +7,8 @@ use super::{Since, SubscriptionCounts};
 use crate::batch::{BatchView, Resolver};
 use crate::control::Control;
 use crate::event::Event;
-use crate::layout::load_text;
 use crate::names;
 use crate::pattern::Pattern;
-use crate::sync::atomic::Ordering;
 
 /// Texts shared by the events that carry them; forgotten when there are more.
 const TEXTS_MAX: usize = 4096;
@@ -88,11 +86,7 @@ impl Sieve {
         self.resolver.resolve(
             view,
             &mut |id| names::read(&control.names, id),
-            &mut |index| {
-                let slot = control.sources.get(index as usize)?;
-                // ORDERING: Acquire; the texts were stored before the mark.
-                (slot.in_use.load(Ordering::Acquire) == 1).then(|| load_text(&slot.label))
-            },
+            &mut |index| names::source(&control.sources, index),
         )
     }
 

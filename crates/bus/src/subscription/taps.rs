@@ -22,11 +22,12 @@ use crate::batch::{Batch, BatchView, GapBody};
 use crate::channel;
 use crate::clock::{self, Clock};
 use crate::control::Control;
-use crate::drain::{FUTURE_MAX_NS, split_inline_name};
+use crate::drain::{effective_time, split_inline_name};
 use crate::event::{Dropped, Event, Lagged, OwnedEvent};
 use crate::lane::{self, Lane, LaneMemory, RingKind};
 use crate::layout::FLAG_INLINE_NAME;
 use crate::level::Level;
+use crate::names;
 use crate::pattern::Pattern;
 use crate::ring::{KIND_BATCH, KIND_GAP, KIND_LANE_END, Reader, RecordHeader, RingMemory};
 use crate::rule::Class;
@@ -846,7 +847,8 @@ impl Taps {
         watch: &mut Watch<'_, R>,
     ) -> Result<(), &'static str> {
         let gap = GapBody::parse(payload)?;
-        let source = source_label(&self.control, gap.source());
+        let source = names::source(&self.control.sources, gap.source());
+        let source = source.unwrap_or_else(|| "?".to_owned());
         let dropped = Dropped {
             source,
             lane: gap.lane_epoch(),
@@ -1050,24 +1052,4 @@ fn events_in(tap: &mut Tap, tail_position: u64, scratch: &mut Vec<u8>) -> Option
     }
     tap.lagging = false;
     events
-}
-
-fn source_label(control: &Control, index: u32) -> String {
-    match control.sources.get(index as usize) {
-        // ORDERING: Acquire; the texts were stored before the mark.
-        Some(slot) if slot.in_use.load(Ordering::Acquire) == 1 => {
-            crate::layout::load_text(&slot.label)
-        }
-        _ => "?".to_owned(),
-    }
-}
-
-/// As in `drain`: a stamp far in the future counts as now.
-#[inline(always)]
-fn effective_time(time_ns: u64, cut_ns: u64) -> u64 {
-    if time_ns > cut_ns.saturating_add(FUTURE_MAX_NS) {
-        cut_ns
-    } else {
-        time_ns
-    }
 }

@@ -402,18 +402,7 @@ impl Channel {
     // Inlined into the pass: an entry that goes through memory waits for the stores that made it.
     #[inline(always)]
     fn offer(&mut self, record: &Record<'_>, schemas: SchemaLookup<'_>) -> Verdict {
-        let entry = Entry {
-            is_aggregate: false,
-            level: record.level,
-            time_ns: record.time_ns,
-            sequence: record.sequence,
-            name: record.name,
-            schema_id: record.schema_id,
-            lane_epoch: record.lane.epoch,
-            source: record.source,
-            replaced: 0,
-            payload: record.payload,
-        };
+        let entry = Entry::from(record);
         let pending = &mut self.pending;
         if BATCH_HEAD_BYTES_MAX + entry.entry_bytes() > pending.settings.record_bytes_limit {
             pending.counts.too_long += 1;
