@@ -238,6 +238,8 @@ struct Channel {
 #[derive(Debug, Default)]
 pub(crate) struct Delivery {
     channels: Vec<Option<Box<Channel>>>,
+    /// Those that are there: numbers are spread over hundreds, and each step asks which is due.
+    used: Vec<u32>,
     /// By channel: the longest record that its outbox holds. A channel beyond the end has none yet.
     limits: Vec<usize>,
 }
@@ -283,8 +285,9 @@ impl Delivery {
         if self.channels.len() <= index {
             self.channels.resize_with(index + 1, || None);
         }
-        let limits = &self.limits;
+        let (limits, used) = (&self.limits, &mut self.used);
         self.channels[index].get_or_insert_with(|| {
+            used.push(channel);
             let limit = limits.get(index).copied().unwrap_or(usize::MAX);
             Box::new(Channel::new(Settings::of(rule).within(limit)))
         })
@@ -313,10 +316,8 @@ impl Delivery {
 
     /// When the next channel has to be flushed; `None` while nothing is pending and no name can go stale.
     pub(crate) fn due_ns(&self) -> Option<u64> {
-        self.channels
-            .iter()
-            .flatten()
-            .map(|channel| channel.due_ns())
+        self.used()
+            .map(|(_, channel)| channel.due_ns())
             .min()
             .filter(|&due_ns| due_ns != u64::MAX)
     }
@@ -340,8 +341,15 @@ impl Delivery {
     }
 
     fn position(&self, wanted: impl Fn(&Channel) -> bool) -> Option<u32> {
-        let wanted = |channel: &Option<Box<Channel>>| channel.as_deref().is_some_and(&wanted);
-        Some(self.channels.iter().position(wanted)? as u32)
+        let found = self.used().find(|(_, channel)| wanted(channel));
+        found.map(|(number, _)| number)
+    }
+
+    fn used(&self) -> impl Iterator<Item = (u32, &Channel)> {
+        let channel = |number: u32| self.channels[number as usize].as_deref();
+        self.used
+            .iter()
+            .filter_map(move |&number| Some((number, channel(number)?)))
     }
 
     /// Hands out everything that the channel has pending, and the marks of names that fell silent. Gaps come
