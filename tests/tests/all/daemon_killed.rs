@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use millpond_tests::{Random, setting};
 
-use crate::support::{Found, Place, Published, assert_identity, source};
+use crate::support::{Found, Place, assert_identity, outcomes_of, source};
 
 fn every_event_is_there_once(backend: &str, most_millis: u64) {
     let place = Place::new("kill -9 of the daemon", "block");
@@ -22,14 +22,9 @@ fn every_event_is_there_once(backend: &str, most_millis: u64) {
     }
     std::thread::sleep(Duration::from_millis(20));
     let mut expected = BTreeMap::new();
-    let mut publishers = publishers;
-    publishers
-        .iter_mut()
-        .for_each(|publisher| publisher.let_go());
-    for (index, publisher) in publishers.into_iter().enumerate() {
-        let published = Published::of(publisher.end());
+    for (label, published) in outcomes_of(publishers) {
         assert_eq!(published.dropped(), 0);
-        expected.insert(format!("p{index}"), published.published);
+        expected.insert(label, published.published);
     }
     let stats = place.settled();
     daemon.stop();

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use millpond_tests::{Random, setting};
 
-use crate::support::{Found, GapLine, Place, Published, Runs, assert_identity, source};
+use crate::support::{
+    Found, GapLine, Place, Published, Runs, assert_identity, outcomes_of, source,
+};
 
 /// The numbers from 0 to `count` that are not in `present`.
 fn missing(present: &Runs, count: u64) -> Vec<(u64, u64)> {
@@ -56,20 +58,13 @@ fn losses_add_up_over_kills(backend: &str) {
     let place = Place::new("kills and drops", "drop");
     let mut random = Random::seeded();
     let mut daemon = place.daemon(backend, &[]);
-    let mut publishers = place.four_publishers(&["size=100", "oversize_every=1009"]);
+    let publishers = place.four_publishers(&["size=100", "oversize_every=1009"]);
     for _ in 0..setting("MILLPOND_TEST_KILLS", 5) {
         std::thread::sleep(random.millis(120));
         daemon.kill();
         daemon = place.daemon(backend, &[]);
     }
-    publishers
-        .iter_mut()
-        .for_each(|publisher| publisher.let_go());
-    let outcomes: BTreeMap<String, Published> = publishers
-        .into_iter()
-        .enumerate()
-        .map(|(index, publisher)| (format!("p{index}"), Published::of(publisher.end())))
-        .collect();
+    let outcomes = outcomes_of(publishers);
     let stats = place.settled();
     daemon.stop();
     let mut found = Found::read(&place.logs());

@@ -11,7 +11,7 @@ use millpond_logfile::{
 };
 use millpond_tests::{Random, setting};
 
-use crate::support::{Found, Place, Published, assert_identity, source};
+use crate::support::{Found, Place, Published, assert_identity, outcomes_of, source};
 
 const SEGMENT: u64 = 64 << 10;
 const TOTAL: u64 = 1 << 20;
@@ -179,20 +179,13 @@ fn kills_while_rotating(backend: &str) {
     let place = Place::new("kills while rotating", "block");
     let mut random = Random::seeded();
     let mut daemon = place.daemon(backend, &SMALL);
-    let mut publishers = place.four_publishers(&["size=100"]);
+    let publishers = place.four_publishers(&["size=100"]);
     for _ in 0..setting("MILLPOND_TEST_KILLS", 5) {
         std::thread::sleep(random.millis(120));
         daemon.kill();
         daemon = place.daemon(backend, &SMALL);
     }
-    publishers
-        .iter_mut()
-        .for_each(|publisher| publisher.let_go());
-    let outcomes: BTreeMap<String, Published> = publishers
-        .into_iter()
-        .enumerate()
-        .map(|(index, publisher)| (format!("p{index}"), Published::of(publisher.end())))
-        .collect();
+    let outcomes = outcomes_of(publishers);
     let stats = place.settled();
     daemon.stop();
     let found = Found::read(&place.logs());

@@ -27,6 +27,18 @@ pub(crate) struct Place {
     _turn: MutexGuard<'static, ()>,
 }
 
+/// Lets publishers `p0`, `p1`, .. come to their end, all at once, and says what each has published.
+pub(crate) fn outcomes_of(mut publishers: Vec<Process>) -> BTreeMap<String, Published> {
+    publishers
+        .iter_mut()
+        .for_each(|publisher| publisher.let_go());
+    publishers
+        .into_iter()
+        .enumerate()
+        .map(|(index, publisher)| (format!("p{index}"), Published::of(publisher.end())))
+        .collect()
+}
+
 impl Place {
     pub(crate) fn new(what: &str, rules: &'static str) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
