@@ -33,6 +33,7 @@ mod line;
 mod name;
 mod query;
 mod recover;
+mod sealed;
 mod time;
 
 pub use self::{
@@ -56,5 +57,6 @@ pub use self::{
         RebuildReport, Recovered, VerifyReport, inspect_segment, rebuild_index, recover_segment,
         verify_segment,
     },
+    sealed::{SealedSegment, SegmentText, seal_segment},
     time::{TIME_BYTES, format_time, parse_time},
 };

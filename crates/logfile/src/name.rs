@@ -88,6 +88,21 @@ impl SegmentId {
         service_dir.join(format!("{self}.idx"))
     }
 
+    /// The segment's text in the directory of its service once it is sealed.
+    pub fn sealed_path(self, service_dir: &Path) -> PathBuf {
+        service_dir.join(format!("{self}.log.zst"))
+    }
+
+    /// The search filters of a sealed segment.
+    pub fn filter_path(self, service_dir: &Path) -> PathBuf {
+        service_dir.join(format!("{self}.filter"))
+    }
+
+    /// The id in a file name such as `ID.log` or `ID.log.zst`.
+    pub fn of_text_file(file_name: &str) -> Option<Self> {
+        Self::of_log_file(file_name.strip_suffix(".zst").unwrap_or(file_name))
+    }
+
     /// The id in a file name such as `ID.log`.
     pub fn of_log_file(file_name: &str) -> Option<Self> {
         file_name.strip_suffix(".log")?.parse().ok()
@@ -163,7 +178,7 @@ pub fn list_services(logs_dir: &Path) -> Result<Vec<String>, Error> {
     Ok(services)
 }
 
-/// The segments of a service's directory, oldest first.
+/// The segments of a service's directory, plain or sealed, oldest first.
 ///
 /// # Errors
 /// The directory cannot be read.
@@ -172,11 +187,13 @@ pub fn list_segments(service_dir: &Path) -> Result<Vec<SegmentId>, Error> {
     let mut segments = Vec::new();
     for entry in std::fs::read_dir(service_dir).map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        if let Some(id) = entry.file_name().to_str().and_then(SegmentId::of_log_file) {
+        if let Some(id) = entry.file_name().to_str().and_then(SegmentId::of_text_file) {
             segments.push(id);
         }
     }
     segments.sort_unstable();
+    // While it is being sealed, or after a crash in that, a segment is there twice.
+    segments.dedup();
     Ok(segments)
 }
 

@@ -107,10 +107,13 @@ impl Reader {
         let mut has_segments = false;
         for entry in entries.flatten() {
             let file_name = entry.file_name();
-            let Some(name) = file_name.to_str().filter(|name| name.ends_with(".log")) else {
+            let Some(name) = file_name
+                .to_str()
+                .filter(|name| name.ends_with(".log") || name.ends_with(".log.zst"))
+            else {
                 continue;
             };
-            if SegmentId::of_log_file(name).is_some() {
+            if SegmentId::of_text_file(name).is_some() {
                 has_segments = true;
             } else if name != CURRENT_LINK {
                 let why = "its name is not the id of a segment".to_owned();

@@ -2,7 +2,6 @@
 
 use std::io::ErrorKind;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::filter::{Filter, SOURCE_AT};
@@ -181,7 +180,7 @@ impl Scanner {
             damage: Vec::new(),
         };
         let room = self.buffer.room((range.end - range.start) as usize);
-        if let Err(error) = hits.chunk.segment.file.read_exact_at(room, range.start) {
+        if let Err(error) = hits.chunk.segment.text.read_exact_at(room, range.start) {
             hits.damage.push(match error.kind() {
                 ErrorKind::UnexpectedEof => shorter(&hits.chunk, range.end),
                 _ => unreadable(&hits.chunk.segment.path, range.start, &error),

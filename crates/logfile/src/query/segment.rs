@@ -1,9 +1,7 @@
 //! One segment as a query sees it: its text as far as it is written, cut into blocks by its index,
 //! or by the text itself where no index can be believed.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use memchr::{memchr, memrchr};
@@ -13,6 +11,7 @@ use crate::block::{BLOCK_BYTES, BlockWriter};
 use crate::error::Damage;
 use crate::index::{Index, IndexEntry, read_index};
 use crate::name::SegmentId;
+use crate::sealed::SegmentText;
 
 /// Text without an index, up to this much, is taken apart before the query runs, so that its times
 /// and levels are known as if it had one. The open segment always ends in such a piece, mostly
@@ -53,7 +52,7 @@ impl From<IndexEntry> for Block {
 pub(super) struct Segment {
     pub(super) id: SegmentId,
     pub(super) path: PathBuf,
-    pub(super) file: File,
+    pub(super) text: SegmentText,
     pub(super) blocks: Vec<Block>,
 }
 
@@ -67,8 +66,8 @@ impl Segment {
         report: &mut QueryReport,
     ) -> Option<Segment> {
         let path = id.log_path(service_dir);
-        let file = match File::open(&path) {
-            Ok(file) => file,
+        let text = match SegmentText::open(service_dir, id) {
+            Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 report.deleted.push(path);
                 return None;
@@ -80,8 +79,8 @@ impl Segment {
         };
         let mut segment = Segment {
             id,
-            path,
-            file,
+            path: text.path().to_owned(),
+            text,
             blocks: Vec::new(),
         };
         if let Err(error) = segment.find_blocks(service_dir, is_open, report) {
@@ -108,7 +107,7 @@ impl Segment {
             }),
             ..Index::default()
         });
-        let length = self.file.metadata()?.len();
+        let length = self.text.length_bytes()?;
         index
             .damage
             .take()
@@ -161,7 +160,7 @@ impl Segment {
     /// Adds the blocks of `from..end`, with everything an index would say of them.
     fn index_text(&mut self, from: u64, end: u64) -> io::Result<()> {
         let mut text = vec![0; (end - from) as usize];
-        self.file.read_exact_at(&mut text, from)?;
+        self.text.read_exact_at(&mut text, from)?;
         let mut block = BlockWriter::at(from);
         let mut start = 0;
         for line_end in memchr::memchr_iter(b'\n', &text).map(|newline| newline + 1) {
@@ -213,7 +212,7 @@ impl Segment {
         let mut at = from;
         while at < end {
             let piece = &mut piece[..(end - at).min(PROBE_BYTES) as usize];
-            self.file.read_exact_at(piece, at)?;
+            self.text.read_exact_at(piece, at)?;
             if let Some(newline) = memchr(b'\n', piece) {
                 return Ok(at + newline as u64 + 1);
             }
@@ -229,7 +228,7 @@ impl Segment {
         while at > from {
             let piece = &mut piece[..(at - from).min(PROBE_BYTES) as usize];
             at -= piece.len() as u64;
-            self.file.read_exact_at(piece, at)?;
+            self.text.read_exact_at(piece, at)?;
             if let Some(newline) = memrchr(b'\n', piece) {
                 return Ok(at + newline as u64 + 1);
             }
@@ -239,7 +238,7 @@ impl Segment {
 
     fn byte_at(&self, offset: u64) -> io::Result<u8> {
         let mut byte = [0];
-        self.file.read_exact_at(&mut byte, offset)?;
+        self.text.read_exact_at(&mut byte, offset)?;
         Ok(byte[0])
     }
 }
