@@ -41,6 +41,34 @@ pub struct ServiceCommit {
     pub bytes: u64,
     /// Segments opened so far.
     pub segments: u64,
+    /// What reduction took from the lanes and no line has told yet.
+    pub untold: Untold,
+}
+
+/// Lines that were taken from their lanes and stand in no file: repeats of the last line, and what a rate limit
+/// kept out. It is committed with the rest, so that a consumer that dies tells the next one the counts.
+///
+/// ```
+/// assert_eq!(millpond_bus::Untold::default().repeats, 0);
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Untold {
+    /// How often the last line came again.
+    pub repeats: u64,
+    /// When first, real time in ns.
+    pub repeat_first_ns: u64,
+    /// When last.
+    pub repeat_last_ns: u64,
+    /// The level of what repeats.
+    pub repeat_level: u8,
+    /// The source of what repeats, cut at 64 bytes.
+    pub repeat_source: String,
+    /// Lines that a rate limit or sampling kept out.
+    pub suppressed: u64,
+    /// When first, real time in ns.
+    pub suppressed_first_ns: u64,
+    /// When last.
+    pub suppressed_last_ns: u64,
 }
 
 /// How far one lane is committed.
@@ -60,6 +88,8 @@ pub(crate) struct LaneCommit {
     pub(crate) delivered_bytes: u64,
     /// Of those delivered, events that a later one or an aggregate stands for.
     pub(crate) coalesced: u64,
+    /// Of those delivered, events that a rate limit or sampling kept out of the log.
+    pub(crate) suppressed: u64,
 }
 
 impl LaneCommitSlot {
@@ -75,6 +105,7 @@ impl LaneCommitSlot {
         put(&self.missing, commit.missing);
         put(&self.delivered_bytes, commit.delivered_bytes);
         put(&self.coalesced, commit.coalesced);
+        put(&self.suppressed, commit.suppressed);
     }
 
     /// Stores what is true once the outbox `epoch` has come to `tail`.
@@ -98,6 +129,7 @@ impl LaneCommitSlot {
             missing: get(&self.missing),
             delivered_bytes: get(&self.delivered_bytes),
             coalesced: get(&self.coalesced),
+            suppressed: get(&self.suppressed),
         }
     }
 }
@@ -112,6 +144,15 @@ impl ServiceCommitSlot {
         put(&self.lines, commit.lines);
         put(&self.bytes, commit.bytes);
         put(&self.segments, commit.segments);
+        let untold = &commit.untold;
+        put(&self.repeats, untold.repeats);
+        put(&self.repeat_first_ns, untold.repeat_first_ns);
+        put(&self.repeat_last_ns, untold.repeat_last_ns);
+        put(&self.repeat_level, untold.repeat_level.into());
+        store_text(&self.repeat_source, &untold.repeat_source);
+        put(&self.suppressed, untold.suppressed);
+        put(&self.suppressed_first_ns, untold.suppressed_first_ns);
+        put(&self.suppressed_last_ns, untold.suppressed_last_ns);
     }
 
     fn load(&self) -> ServiceCommit {
@@ -124,6 +165,16 @@ impl ServiceCommitSlot {
             lines: get(&self.lines),
             bytes: get(&self.bytes),
             segments: get(&self.segments),
+            untold: Untold {
+                repeats: get(&self.repeats),
+                repeat_first_ns: get(&self.repeat_first_ns),
+                repeat_last_ns: get(&self.repeat_last_ns),
+                repeat_level: get(&self.repeat_level) as u8,
+                repeat_source: load_text(&self.repeat_source),
+                suppressed: get(&self.suppressed),
+                suppressed_first_ns: get(&self.suppressed_first_ns),
+                suppressed_last_ns: get(&self.suppressed_last_ns),
+            },
         }
     }
 }

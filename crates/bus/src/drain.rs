@@ -158,6 +158,10 @@ pub enum Verdict {
     Keep,
     /// Taken and refused for what it is; counted as rejected.
     Reject,
+    /// Taken; another line stands for it. Counted as coalesced.
+    Coalesce,
+    /// Taken and kept out of the log by a rate limit or sampling; counted as suppressed.
+    Suppress,
     /// Not taken: the pass ends here, and the item comes again in the next one.
     Stop,
 }
@@ -835,6 +839,8 @@ struct Tally {
     delivered: u64,
     delivered_bytes: u64,
     rejected: u64,
+    coalesced: u64,
+    suppressed: u64,
 }
 
 enum RunEnd {
@@ -894,8 +900,11 @@ impl DrainLane {
         self.counts.delivered += tally.delivered;
         self.counts.delivered_bytes += tally.delivered_bytes;
         self.counts.rejected += tally.rejected;
+        self.counts.coalesced += tally.coalesced;
+        self.counts.suppressed += tally.suppressed;
         if self.scope == Scope::Persisted {
-            self.counts.written += tally.delivered - tally.rejected;
+            let reduced = tally.coalesced + tally.suppressed;
+            self.counts.written += tally.delivered - tally.rejected - reduced;
         }
         self.dirty |= tally.delivered > 0;
         *context.records += tally.delivered;
@@ -960,6 +969,8 @@ impl DrainLane {
             match visit(Item::Record(record)) {
                 Verdict::Keep => {}
                 Verdict::Reject => tally.rejected += 1,
+                Verdict::Coalesce => tally.coalesced += 1,
+                Verdict::Suppress => tally.suppressed += 1,
                 Verdict::Stop => return Ok(RunEnd::Stopped),
             }
             tally.delivered += 1;

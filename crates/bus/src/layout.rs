@@ -13,7 +13,7 @@ use crate::rule::RuleEntry;
 use crate::sync::atomic::{AtomicU32, AtomicU64};
 
 /// Changes whenever a byte of shared memory changes its meaning. Both ends of a bus must agree.
-pub(crate) const LAYOUT_VERSION: u32 = 2;
+pub(crate) const LAYOUT_VERSION: u32 = 3;
 pub(crate) const CONTROL_MAGIC: u64 = u64::from_le_bytes(*b"mpondctl");
 pub(crate) const LANE_MAGIC: u64 = u64::from_le_bytes(*b"mpondlan");
 pub(crate) const OUTBOX_MAGIC: u64 = u64::from_le_bytes(*b"mpondobx");
@@ -154,7 +154,9 @@ pub(crate) struct LaneCommitSlot {
     /// Batched lanes: the slot is true once the tail of this outbox has come this far.
     pub(crate) outbox_epoch: AtomicU64,
     pub(crate) outbox_tail: AtomicU64,
-    pub(crate) reserved: [AtomicU64; 5],
+    /// Events that a rate limit or sampling kept out of the log.
+    pub(crate) suppressed: AtomicU64,
+    pub(crate) reserved: [AtomicU64; 4],
 }
 const _: () = assert!(size_of::<LaneCommitSlot>() == 128);
 
@@ -167,9 +169,19 @@ pub(crate) struct ServiceCommitSlot {
     pub(crate) lines: AtomicU64,
     pub(crate) bytes: AtomicU64,
     pub(crate) segments: AtomicU64,
-    pub(crate) reserved: [AtomicU64; 3],
+    /// Repeats taken and not told yet: count, first and last time, and what they repeat.
+    pub(crate) repeats: AtomicU64,
+    pub(crate) repeat_first_ns: AtomicU64,
+    pub(crate) repeat_last_ns: AtomicU64,
+    pub(crate) repeat_level: AtomicU64,
+    pub(crate) repeat_source: [AtomicU64; LABEL_BYTES / 8],
+    /// Suppressed lines taken and not told yet: count, first and last time.
+    pub(crate) suppressed: AtomicU64,
+    pub(crate) suppressed_first_ns: AtomicU64,
+    pub(crate) suppressed_last_ns: AtomicU64,
+    pub(crate) reserved: [AtomicU64; 4],
 }
-const _: () = assert!(size_of::<ServiceCommitSlot>() == 128);
+const _: () = assert!(size_of::<ServiceCommitSlot>() == 256);
 
 /// Totals of lanes that are gone. Two banks; `selector` says which is true.
 #[repr(C)]
@@ -187,6 +199,7 @@ pub(crate) struct SourceTotals {
     pub(crate) dropped_other: AtomicU64,
     pub(crate) bytes: AtomicU64,
     pub(crate) coalesced: AtomicU64,
+    pub(crate) suppressed: AtomicU64,
 }
 
 /// Where the subscribers of one rule pattern are rung. BOTH: subscribers set bits, ringers take them away.
@@ -238,7 +251,7 @@ pub(crate) struct SourceSlot {
     pub(crate) pattern: [AtomicU64; NAME_BYTES / 8],
     pub(crate) totals: [SourceTotals; 2],
 }
-const _: () = assert!(size_of::<SourceSlot>() == 8 + 64 + 128 + 192);
+const _: () = assert!(size_of::<SourceSlot>() == 8 + 64 + 128 + 208);
 
 // SAFETY: structures of atomics only; padding is never read.
 unsafe impl Shared for ReadyLine {}

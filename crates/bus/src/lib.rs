@@ -99,7 +99,7 @@ pub use self::{
     },
     bus::{Bus, BusOptions, Limits},
     clock::{Clock, ClockSource},
-    commit::ServiceCommit,
+    commit::{ServiceCommit, Untold},
     drain::{
         ConsumerNotice, Doorbell, Drain, Gap, Item, LaneId, Mark, NameRef, Pass, Record, Scope,
         Sleep, Verdict,

@@ -97,6 +97,8 @@ pub struct LaneStats {
     pub rejected: u64,
     /// Of those delivered, events that a later one or an aggregate stands for.
     pub coalesced: u64,
+    /// Of those delivered, events that a rate limit or sampling kept out of the log.
+    pub suppressed: u64,
     /// Events dropped, by cause.
     pub dropped: DropCounts,
     /// `published - delivered - dropped`: in the lane, or taken and not yet committed.
@@ -128,6 +130,8 @@ pub struct SourceStats {
     pub rejected: u64,
     /// Of those delivered, events that a later one or an aggregate stands for.
     pub coalesced: u64,
+    /// Of those delivered, events that a rate limit or sampling kept out of the log.
+    pub suppressed: u64,
     /// Events dropped, by cause.
     pub dropped: DropCounts,
     /// `published - delivered - dropped`.
@@ -352,6 +356,7 @@ fn lane_stats(control: &Control, slot: usize, lane: &Lane) -> LaneStats {
         written: committed.written,
         rejected: committed.rejected,
         coalesced: committed.coalesced,
+        suppressed: committed.suppressed,
         dropped: DropCounts {
             full: known[0],
             deadline: known[1],
@@ -384,6 +389,7 @@ fn read_sources(control: &Control, lanes: &[LaneStats]) -> Vec<SourceStats> {
                 written: totals.written,
                 rejected: totals.rejected,
                 coalesced: totals.coalesced,
+                suppressed: totals.suppressed,
                 dropped: DropCounts {
                     full: totals.dropped_full,
                     deadline: totals.dropped_deadline,
@@ -420,6 +426,7 @@ impl SourceStats {
             written: 0,
             rejected: 0,
             coalesced: 0,
+            suppressed: 0,
             dropped: DropCounts::default(),
             in_flight: 0,
             delivered_bytes: 0,
@@ -433,6 +440,7 @@ impl SourceStats {
         self.written += lane.written;
         self.rejected += lane.rejected;
         self.coalesced += lane.coalesced;
+        self.suppressed += lane.suppressed;
         self.dropped.full += lane.dropped.full;
         self.dropped.deadline += lane.dropped.deadline;
         self.dropped.too_long += lane.dropped.too_long;

@@ -323,6 +323,7 @@ pub(crate) struct SourceTotalsPlain {
     pub(crate) dropped_other: u64,
     pub(crate) bytes: u64,
     pub(crate) coalesced: u64,
+    pub(crate) suppressed: u64,
 }
 
 impl SourceTotalsPlain {
@@ -343,6 +344,7 @@ impl SourceTotalsPlain {
             dropped_other: 0,
             bytes: lane.counts.delivered_bytes,
             coalesced: lane.counts.coalesced,
+            suppressed: lane.counts.suppressed,
         };
         totals.settle();
         totals
@@ -374,6 +376,7 @@ impl SourceTotalsPlain {
         self.dropped_other += other.dropped_other;
         self.bytes += other.bytes;
         self.coalesced += other.coalesced;
+        self.suppressed += other.suppressed;
     }
 
     pub(crate) fn load(slot: &SourceTotals) -> Self {
@@ -389,6 +392,7 @@ impl SourceTotalsPlain {
             dropped_other: line_value(&slot.dropped_other),
             bytes: line_value(&slot.bytes),
             coalesced: line_value(&slot.coalesced),
+            suppressed: line_value(&slot.suppressed),
         }
     }
 
@@ -407,6 +411,7 @@ impl SourceTotalsPlain {
         put(&slot.dropped_other, self.dropped_other);
         put(&slot.bytes, self.bytes);
         put(&slot.coalesced, self.coalesced);
+        put(&slot.suppressed, self.suppressed);
     }
 }
 
