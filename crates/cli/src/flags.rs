@@ -105,6 +105,9 @@ pub(crate) enum Command {
         #[command(subcommand)]
         action: IndexAction,
     },
+    /// Bring the logs of another system into the log directory: an SQLite table, or the systemd journal
+    #[command(after_help = concat!("Examples:\n  millpond import logs.db --dry-run\n  millpond import logs.db\n  millpond import old.sqlite --table entries --time-unit ms --service-prefix old-\n  journalctl -o export --since yesterday | millpond import -\n\nThe file says itself which of the two it is. `--dry-run` shows what would become of it and writes nothing. Columns are found by name: context, source, tags, timestamp, level, error, content. The message is the content, then ` error=..`, ` tags=..` and every other column.\n\nNo daemon may write to the log directory meanwhile. Killed or stopped at any point, the same command goes on where it was, and every row is there once. Imported services are new ones: where one of that name has a log already, `--service-prefix imported-` keeps them apart.\n\nExit codes: 0 every row is in the log, 2 error, or rows that have no time and were left out (each is named), 128 and its number after a signal."))]
+    Import(ImportFlags),
     /// Ask the daemon to start a new segment for every service
     #[command(after_help = concat!("Examples:\n  millpond rotate\n\nExit codes: 0 asked, 2 error."))]
     Rotate,
@@ -412,6 +415,56 @@ pub(crate) enum IndexAction {
         #[arg(long, value_name = "NAME")]
         service: Vec<String>,
     },
+}
+
+/// What one is in the time column of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TimeUnit {
+    /// A second
+    S,
+    /// A millisecond
+    Ms,
+    /// A microsecond
+    Us,
+    /// A nanosecond
+    Ns,
+}
+
+impl TimeUnit {
+    /// How long it is, in ns.
+    pub(crate) fn nanoseconds(self) -> u32 {
+        match self {
+            TimeUnit::S => 1_000_000_000,
+            TimeUnit::Ms => 1_000_000,
+            TimeUnit::Us => 1_000,
+            TimeUnit::Ns => 1,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportFlags {
+    /// SQLite file, or export of the journal; `-` for an export from standard input
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Table to read
+    #[arg(long, value_name = "NAME", default_value = "logs")]
+    pub(crate) table: String,
+    /// Unit of numbers in the time column
+    #[arg(long, value_enum, value_name = "UNIT", default_value = "s")]
+    pub(crate) time_unit: TimeUnit,
+    /// Field of the journal to keep in the message; repeatable
+    #[arg(long, value_name = "NAME")]
+    pub(crate) field: Vec<String>,
+    /// Put everything into this service; the message says `context=..`
+    #[arg(long, value_name = "NAME", conflicts_with = "service_prefix")]
+    pub(crate) service: Option<String>,
+    /// Put this in front of the name of every service
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(crate) service_prefix: String,
+    /// Show what would be written, and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -123,6 +123,7 @@ fn every_help_page_has_examples_and_exit_codes_and_fits_80_columns() {
         "config",
         "index",
         "rotate",
+        "import",
         "demo",
         "subscribe",
         "wait",

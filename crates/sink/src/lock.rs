@@ -23,6 +23,7 @@ const LOCK_FILE: &str = ".millpond.lock";
 /// # let logs_dir = dir.path();
 /// let lock = DirectoryLock::take(logs_dir)?;
 /// assert!(Sink::open(logs_dir, Policy::default(), "doc", &[], 0, || {}).is_err());
+/// assert_eq!(lock.last_owner(), "");
 /// drop(lock);
 /// assert!(Sink::open(logs_dir, Policy::default(), "doc", &[], 0, || {}).is_ok());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -31,6 +32,7 @@ const LOCK_FILE: &str = ".millpond.lock";
 pub struct DirectoryLock {
     /// Holding it open holds the lock.
     _file: File,
+    last_owner: String,
 }
 
 impl DirectoryLock {
@@ -40,7 +42,18 @@ impl DirectoryLock {
     /// `InUse` names the process that holds it, `Io` what cannot be opened or written.
     pub fn take(logs_dir: &Path) -> Result<Self, Error> {
         let (file, _) = take_lock(logs_dir, None)?;
-        Ok(DirectoryLock { _file: file })
+        // Ours alone now: what it says is what the last sink, or nobody, has left.
+        let found = fs::read_to_string(logs_dir.join(LOCK_FILE)).unwrap_or_default();
+        let last_owner = found.lines().next().unwrap_or_default().to_owned();
+        Ok(DirectoryLock {
+            _file: file,
+            last_owner,
+        })
+    }
+
+    /// The owner of the last sink that wrote here; empty where there was none.
+    pub fn last_owner(&self) -> &str {
+        &self.last_owner
     }
 }
 

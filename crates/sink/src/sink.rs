@@ -300,17 +300,28 @@ impl Sink {
 
     /// Closes the open segment of every service with the next group.
     pub fn rotate(&mut self) {
-        for (index, state) in self.services.iter_mut().enumerate() {
-            if state.block.length_bytes() == 0 || state.rotate {
-                continue;
-            }
-            state.rotate = true;
-            if state.buffer.is_empty() {
-                // No new lines: the group says that the segment ends, and nothing else.
-                self.touched.push(ServiceId(index as u32));
-            }
-            self.filling_since_ns = Some(0);
+        (0..self.services.len()).for_each(|index| self.rotate_index(index));
+    }
+
+    /// Closes the open segment of one service with the next group; does nothing where there is no such service,
+    /// or no line in its open segment.
+    pub fn rotate_service(&mut self, name: &str) {
+        if let Some(&ServiceId(index)) = self.ids.get(name) {
+            self.rotate_index(index as usize);
         }
+    }
+
+    fn rotate_index(&mut self, index: usize) {
+        let state = &mut self.services[index];
+        if state.block.length_bytes() == 0 || state.rotate {
+            return;
+        }
+        state.rotate = true;
+        if state.buffer.is_empty() {
+            // No new lines: the group says that the segment ends, and nothing else.
+            self.touched.push(ServiceId(index as u32));
+        }
+        self.filling_since_ns = Some(0);
     }
 
     /// The backend in use, and why.

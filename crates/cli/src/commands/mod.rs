@@ -6,6 +6,7 @@ mod daemon;
 mod demo;
 mod doctor;
 mod explain;
+mod import;
 mod index;
 mod logged;
 mod pages;
@@ -43,6 +44,7 @@ pub(crate) fn run(command: Command, settings: &Settings) -> Run {
         }) => config::reload(&flags, settings),
         Command::Config(_) => config::run(settings),
         Command::Index { action } => index::run(&action, settings),
+        Command::Import(flags) => import::run(&flags, settings),
         Command::Rotate => rotate::run(settings),
         Command::Demo(flags) => demo::run(&flags, settings),
         Command::DemoFeed(flags) => demo::feed(&flags, settings),
