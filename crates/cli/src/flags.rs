@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use millpond_logfile::Cursor;
 
 use crate::conditions::Condition;
 use crate::units::{parse_duration, parse_size};
@@ -79,10 +80,13 @@ pub(crate) enum Command {
     #[command(after_help = concat!("Examples:\n  millpond wait 'build:*:done' --timeout 10m\n  millpond wait task:handoff --where /metadata/handoff_target=reviewer --json\n\nTwo agents that take turns. The reviewer notes where it is, looks whether there is work, and waits from there: what is posted between the look and the wait is not missed.\n  reviewer:  at=$(millpond wait --print-position)\n             ls inbox/* 2>/dev/null ||\n               millpond wait task:handoff --since \"$at\" --where /to=reviewer --timeout 60s\n  writer:    millpond publish task:handoff '{\"to\":\"reviewer\",\"file\":\"a.rs\"}'\n             millpond wait task:handoff --where /to=writer --timeout 10m\n\nSleeps without using the CPU. With `--json` the line has a `position`: the `--since` of the next wait. With `--since TIME`, events of rules that have a `service` come out of the log, as with `subscribe`.\n\nExit codes: 0 it came, 124 the time is up, 128 and its number after a signal, 2 error."))]
     Wait(WaitFlags),
     /// Search the logs; works with or without a daemon
-    #[command(after_help = concat!("Examples:\n  millpond query --service web -n 200\n  millpond query --service web --level error --since 10m\n  millpond query --grep 'connection refused' --since 2026-11-21T01:00:00Z --until 2026-11-21T02:00:00Z\n  millpond query --count --by level\n  millpond query --service web --raw > web.out\n\nTimes: RFC 3339, `2026-11-21 01:29`, `01:29`, `today`, `yesterday`, or `5m` for five minutes ago.\n\nExit codes: 0 found, 1 nothing matched, 2 error or damage (what could be read is printed)."))]
+    #[command(after_help = concat!("Examples:\n  millpond query --service web -n 200\n  millpond query --service web,db --level error --since 10m\n  millpond query --grep 'connection refused' --since 2026-11-21T01:00:00Z --until 2026-11-21T02:00:00Z\n  millpond query --source 'pty:*' --regex 'after \\d+ ms$' --newest-first | head\n  millpond query --count --by level\n  millpond query --histogram --since today --level warn\n  millpond query --service web --raw > web.out\n  millpond query --level error --follow\n\nWhat is new since the last look, as often as you like:\n  millpond query --cursor \"$at\" --print-cursor 2>err; at=$(tail -n 1 err)\n\nTimes: RFC 3339, `2026-11-21 01:29`, `01:29` (today), `today`, `yesterday`, or `5m` for five minutes ago. Everything that is asked for must hold. Lines of a service come in the order of its files, services are merged by time.\n\nExit codes: 0 found (or stopped while following), 1 nothing matched, 2 error or damage (what could be read is printed)."))]
     Query(QueryFlags),
+    /// Write the log text of services as it is stored
+    #[command(after_help = concat!("Examples:\n  millpond cat web | less\n  millpond cat web --since yesterday --until today > yesterday.log\n  millpond cat --all | grep -c ERROR\n  millpond cat web --segments\n\nEvery byte of the files, oldest segment first, sealed ones unpacked; one service after the other. With times, the lines of that time (a line without a time goes with the one in front of it). To see services merged by time, use `millpond query`.\n\nExit codes: 0 done, 1 nothing there, 2 error or damage (what could be read is written)."))]
+    Cat(CatFlags),
     /// Show the last lines of services, and follow them
-    #[command(after_help = concat!("Examples:\n  millpond tail --service web\n  millpond tail -f\n  millpond tail --service web --service db -n 50 -f\n\nFollowing survives rotation and uses no CPU while nothing is written.\n\nExit codes: 0 found, 1 nothing there, 2 error."))]
+    #[command(after_help = concat!("Examples:\n  millpond tail --service web\n  millpond tail -f\n  millpond tail --service web,db -n 50 -f\n\nFollowing survives rotation, takes in services that appear later, and uses no CPU while nothing is written. `millpond query --follow` is the same with filters.\n\nExit codes: 0 found (or stopped while following), 1 nothing there, 2 error."))]
     Tail(TailFlags),
     /// Show what is counted on the bus, from shared memory; works when the daemon hangs or is dead
     #[command(after_help = concat!("Examples:\n  millpond stats\n  millpond stats --json | jq '.sources[] | select(.dropped.total > 0)'\n\nExit codes: 0 nothing lost, 1 something was dropped or rejected, 2 error."))]
@@ -335,14 +339,14 @@ pub(crate) enum CountBy {
 
 #[derive(Debug, Args)]
 pub(crate) struct QueryFlags {
-    /// Service to search; repeatable [default: all]
-    #[arg(long, value_name = "NAME")]
+    /// Service to search; repeatable, or several with commas [default: all]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) service: Vec<String>,
     /// Not before this time
     #[arg(long, value_name = "TIME")]
     pub(crate) since: Option<String>,
     /// Before this time
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", conflicts_with = "follow")]
     pub(crate) until: Option<String>,
     /// Read and show times in UTC instead of local time
     #[arg(long)]
@@ -362,14 +366,23 @@ pub(crate) struct QueryFlags {
     /// Regular expression that the message matches (linear time, as in the Rust crate regex)
     #[arg(long, value_name = "REGEX")]
     pub(crate) regex: Option<String>,
-    /// Only the newest N lines
+    /// Only the newest N lines; with `--cursor`, the first N behind it
     #[arg(short = 'n', long, value_name = "N")]
     pub(crate) lines: Option<u64>,
     /// Newest line first
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["follow", "cursor"])]
     pub(crate) newest_first: bool,
-    /// Count lines instead of printing them
+    /// Go on as lines are written, also of services that appear later
+    #[arg(short = 'f', long)]
+    pub(crate) follow: bool,
+    /// Only what is behind this cursor (c1:..), as `--print-cursor` prints them
+    #[arg(long, value_name = "CURSOR")]
+    pub(crate) cursor: Option<Cursor>,
+    /// At the end print a cursor on standard error, as its last line: the `--cursor` that goes on there
     #[arg(long)]
+    pub(crate) print_cursor: bool,
+    /// Count lines instead of printing them
+    #[arg(long, conflicts_with_all = ["follow", "cursor", "print_cursor", "lines"])]
     pub(crate) count: bool,
     /// What to count by
     #[arg(
@@ -380,15 +393,47 @@ pub(crate) struct QueryFlags {
         value_name = "WHAT"
     )]
     pub(crate) by: CountBy,
+    /// Draw how many lines there are over time, by level; numbers alone where it is not a terminal
+    #[arg(long, conflicts_with_all = ["count", "follow", "cursor", "print_cursor", "lines", "newest_first"])]
+    pub(crate) histogram: bool,
+    /// How long a bar of the histogram is [default: one of 1s, 1m, 1h .. that makes up to 40 bars]
+    #[arg(long, requires = "histogram", value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) bucket: Option<Duration>,
     /// The very bytes that were logged, without time, level and source
-    #[arg(long, conflicts_with_all = ["json", "count"])]
+    #[arg(long, conflicts_with_all = ["json", "count", "histogram"])]
     pub(crate) raw: bool,
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct CatFlags {
+    /// Service whose text to write; several are written one after the other
+    #[arg(
+        value_name = "SERVICE",
+        required_unless_present = "all",
+        conflicts_with = "all"
+    )]
+    pub(crate) service: Vec<String>,
+    /// Every service, by name
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Not before this time
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// Before this time
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<String>,
+    /// Read and show times in UTC instead of local time
+    #[arg(long)]
+    pub(crate) utc: bool,
+    /// List the segments instead: state, sizes, lines and times
+    #[arg(long, conflicts_with_all = ["since", "until"])]
+    pub(crate) segments: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct TailFlags {
-    /// Service to show; repeatable [default: all]
-    #[arg(long, value_name = "NAME")]
+    /// Service to show; repeatable, or several with commas [default: all]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) service: Vec<String>,
     /// How many lines to begin with
     #[arg(short = 'n', long, value_name = "N", default_value = "10")]

@@ -116,6 +116,7 @@ fn every_help_page_has_examples_and_exit_codes_and_fits_80_columns() {
         "pipe",
         "publish",
         "query",
+        "cat",
         "tail",
         "stats",
         "explain",

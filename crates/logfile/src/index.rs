@@ -14,12 +14,17 @@ use crate::error::{Damage, Error};
 use crate::level::Level;
 use crate::name::SegmentId;
 
-/// Version of the index format.
+/// Version of the index format: the major one in the low 16 bits, the minor one above.
 pub const INDEX_VERSION: u32 = 1;
+/// The bits of the version that must be ours. A newer minor version may set flags, fill what is reserved and
+/// lengthen entries at their end.
+const MAJOR_MASK: u32 = 0xffff;
 /// Size of the header.
 pub const HEADER_BYTES: usize = 64;
 /// Size of an entry.
 pub const ENTRY_BYTES: usize = 96;
+/// Entries of a newer minor version are at most this long.
+const ENTRY_BYTES_MAX: u32 = 4096;
 const MAGIC: [u8; 8] = *b"mpondidx";
 const FLAG_CLOSED: u32 = 1;
 
@@ -311,7 +316,7 @@ impl Index {
 }
 
 /// Reads an index, up to the first thing in it that cannot be right. A missing file is an empty index; so is
-/// one of another version, or of another segment than `segment_id`, with a word in `damage`. Bytes behind the
+/// one of another major version, or of another segment than `segment_id`, with a word in `damage`. Bytes behind the
 /// last whole entry are an entry that is being written.
 ///
 /// # Errors
@@ -351,12 +356,13 @@ fn parse_index(path: &Path, bytes: &[u8], segment_id: Option<SegmentId>) -> Inde
         closed: header.is_closed(),
         ..Index::default()
     };
-    for (number, bytes) in entries.chunks_exact(ENTRY_BYTES).enumerate() {
-        let Ok(entry) = IndexEntry::read_from_bytes(bytes) else {
+    let stride = header.entry_bytes.get() as usize;
+    for (number, bytes) in entries.chunks_exact(stride).enumerate() {
+        let Ok((entry, _)) = IndexEntry::read_from_prefix(bytes) else {
             break;
         };
         if let Some((offset, what, expected, found)) = entry.objection(index.covered_bytes()) {
-            let at = HEADER_BYTES + number * ENTRY_BYTES + offset;
+            let at = HEADER_BYTES + number * stride + offset;
             index.damage = Some(damage(at, what, expected, found));
             break;
         }
@@ -384,16 +390,21 @@ impl IndexHeader {
             let (expected, found) = hex(self.checksum(), self.crc.get());
             return Some((at, "checksum of the index header", expected, found));
         }
-        let layout =
-            |version, entry_bytes| format!("{version} with entries of {entry_bytes} bytes");
-        let expected = layout(INDEX_VERSION, ENTRY_BYTES as u32);
-        let found = layout(self.version.get(), self.entry_bytes.get());
-        if expected != found {
+        let (version, entry_bytes) = (self.version.get(), self.entry_bytes.get());
+        let is_ours = version & MAJOR_MASK == INDEX_VERSION & MAJOR_MASK
+            && (entry_bytes == ENTRY_BYTES as u32
+                || (version > INDEX_VERSION
+                    && (ENTRY_BYTES as u32..=ENTRY_BYTES_MAX).contains(&entry_bytes)));
+        if !is_ours {
+            let layout = |version: u32, entry_bytes| {
+                let (major, minor) = (version & MAJOR_MASK, version >> 16);
+                format!("{major}.{minor} with entries of {entry_bytes} bytes")
+            };
             return Some((
                 offset_of!(IndexHeader, version),
                 "index version",
-                expected,
-                found,
+                layout(INDEX_VERSION, ENTRY_BYTES as u32),
+                layout(version, entry_bytes),
             ));
         }
         let named = SegmentId::from_ns(self.segment_id.get());
@@ -536,6 +547,46 @@ mod tests {
             .damage
             .unwrap();
         assert_eq!(damage.what, "block length in the index");
+    }
+
+    /// An index as a later version might write it.
+    fn foreign(version: u32, entry_bytes: usize) -> Vec<u8> {
+        let mut header = IndexHeader::new(SegmentId::from_ns(9), true);
+        header.version = U32::new(version);
+        header.entry_bytes = U32::new(entry_bytes as u32);
+        header.flags = U32::new(0xff);
+        header.reserved = [7; 32];
+        header.crc = U32::new(header.checksum());
+        let mut bytes = header.to_bytes().to_vec();
+        for offset in [0, 160] {
+            let mut entry = entry(offset);
+            entry.reserved = [3; 20];
+            entry.crc = U32::new(entry.checksum());
+            bytes.extend_from_slice(entry.as_bytes());
+            bytes.resize(bytes.len() + entry_bytes - ENTRY_BYTES, 0xee);
+        }
+        bytes
+    }
+
+    #[test]
+    fn a_newer_minor_version_is_read_and_a_newer_major_one_is_not() {
+        for entry_bytes in [ENTRY_BYTES, ENTRY_BYTES + 32] {
+            let index = read(&foreign(5 << 16 | INDEX_VERSION, entry_bytes));
+            assert_eq!((index.closed, index.entries.len()), (true, 2));
+            assert_eq!(index.damage, None);
+            assert_eq!(index.entries[1].offset(), 160);
+        }
+        for (version, entry_bytes) in [
+            (2, ENTRY_BYTES),
+            (1 << 16 | 2, ENTRY_BYTES),
+            (INDEX_VERSION, ENTRY_BYTES + 32),
+        ] {
+            let index = read(&foreign(version, entry_bytes));
+            assert_eq!(index.entries.len(), 0);
+            let damage = index.damage.expect("it is said");
+            assert_eq!(damage.what, "index version");
+            assert_eq!(damage.expected, "1.0 with entries of 96 bytes");
+        }
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub use self::{
     error::{Damage, Error, ErrorKind},
     follow::{
         CommittedEnd, Cursor, CursorError, FollowReport, Followed, Follower, Gone, LogPosition,
+        written_end,
     },
     index::{ENTRY_BYTES, HEADER_BYTES, INDEX_VERSION, Index, IndexEntry, IndexHeader, read_index},
     level::Level,
@@ -50,8 +51,8 @@ pub use self::{
         list_segments, list_services,
     },
     query::{
-        Counts, Hit, Ignored, LevelSet, Order, Query, QueryReport, Reader, ServiceCounts,
-        SourcePattern,
+        Counts, Histogram, HistogramBucket, Hit, Ignored, LevelSet, LineMatcher, Order, Query,
+        QueryReport, Reader, SegmentInfo, SegmentState, ServiceCounts, SourcePattern, TextReport,
     },
     recover::{
         RebuildReport, Recovered, VerifyReport, inspect_segment, rebuild_index, recover_segment,

@@ -1,11 +1,14 @@
 //! One file per command: a plan from ready settings, then calls into the libraries.
 
+mod cat;
 mod config;
 mod consumer_watch;
 mod daemon;
 mod demo;
 mod doctor;
 mod explain;
+mod following;
+mod histogram;
 mod import;
 mod index;
 mod logged;
@@ -34,6 +37,7 @@ pub(crate) fn run(command: Command, settings: &Settings) -> Run {
         Command::Query(flags) => query::run(&flags, settings),
         Command::Subscribe(flags) => subscribe::run(&flags, settings),
         Command::Wait(flags) => wait::run(&flags, settings),
+        Command::Cat(flags) => cat::run(&flags, settings),
         Command::Tail(flags) => tail::run(&flags, settings),
         Command::Stats => stats::run(settings),
         Command::Explain { name } => explain::run(&name, settings),

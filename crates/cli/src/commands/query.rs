@@ -1,14 +1,22 @@
 //! `millpond query`: ask the files.
 
-use std::io::Write;
+use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use millpond_logfile::{Counts, Hit, Level, LevelSet, Order, Query, QueryReport, Reader};
+use millpond_logfile::{
+    Counts, Cursor, Damage, Hit, Level, LevelSet, LogPosition, Order, Query, QueryReport, Reader,
+    check_service_name,
+};
 use serde_json::{Map, Value, json};
 
 use crate::Run;
 use crate::args::Settings;
+use crate::commands::following::{Following, Printed, Watch};
+use crate::commands::histogram;
 use crate::flags::{CountBy, QueryFlags};
 use crate::outcome::{Failure, Outcome};
 use crate::print::hits::{HitPrinter, HitStyle};
@@ -16,21 +24,163 @@ use crate::print::table::Table;
 use crate::print::{self, data_stdout, stdout};
 use crate::units::parse_time;
 
+/// The newest lines are found newest first and printed the other way round: up to so many bytes of them are held,
+/// for more the files are read twice.
+const LAST_BYTES_MAX: usize = 16 << 20;
+
 pub(crate) fn run(flags: &QueryFlags, settings: &Settings) -> Run {
-    let query = plan(flags)?;
-    let reader = open(settings)?;
-    if flags.count {
-        return count(&reader, &query, flags.by, settings);
+    let query = plan(flags, settings)?;
+    if flags.count || flags.histogram {
+        let reader = open(settings)?;
+        let query = of_services(query, &flags.service);
+        return match flags.histogram {
+            true => histogram::run(&reader, &query, flags, settings),
+            false => count(&reader, &query, flags.by, settings),
+        };
     }
-    let several = flags.service.len() != 1 && reader.services().len() > 1;
-    let printer = printer(settings, flags.raw, several, flags.utc);
-    let reverse = flags.lines.is_some() && !flags.newest_first;
-    let report = if reverse {
-        print_last(&reader, &query, printer)?
-    } else {
-        print_all(&reader, &query, printer)?
+    let asked = Asked {
+        services: flags.service.clone(),
+        query,
+        last: flags.lines,
+        newest_first: flags.newest_first,
+        follow: flags.follow,
+        cursor: flags.cursor.clone(),
+        print_cursor: flags.print_cursor,
     };
-    conclude(&report, settings)
+    show(&asked, flags.raw, flags.utc, settings)
+}
+
+/// Lines to show.
+pub(crate) struct Asked {
+    /// Empty: all.
+    pub(crate) services: Vec<String>,
+    /// The conditions on a line; nothing else.
+    pub(crate) query: Query,
+    /// Only so many: the newest, or the first behind the cursor.
+    pub(crate) last: Option<u64>,
+    pub(crate) newest_first: bool,
+    /// Go on with what is written later.
+    pub(crate) follow: bool,
+    /// Only what is behind it.
+    pub(crate) cursor: Option<Cursor>,
+    pub(crate) print_cursor: bool,
+}
+
+fn of_services(query: Query, services: &[String]) -> Query {
+    services
+        .iter()
+        .fold(query, |query, service| query.service(service))
+}
+
+/// Prints the lines that are asked for, and those that are written later.
+pub(crate) fn show(asked: &Asked, raw: bool, utc: bool, settings: &Settings) -> Run {
+    // Watched before anything is read: what is written in between is not missed.
+    let watch = match asked.follow {
+        true => Some(Watch::start(&settings.logs, &asked.services)?),
+        false => None,
+    };
+    let reader = open(settings)?;
+    let mut out = data_stdout();
+    let several = asked.services.len() != 1 && (asked.follow || reader.services().len() > 1);
+    let mut printed = Printed {
+        printer: printer(settings, raw, several, utc),
+        out: &mut out,
+        lines: 0,
+        left: None,
+    };
+    let mut report = QueryReport::default();
+    let cursor = match &asked.cursor {
+        Some(cursor) => {
+            printed.left = asked.last;
+            if !asked.follow && !asked.services.is_empty() {
+                // An error where one of them is not there.
+                let nothing = of_services(Query::new(), &asked.services).limit(0);
+                reader.run(&nothing, &mut |_| ControlFlow::Break(()))?;
+            }
+            cursor.clone()
+        }
+        None => {
+            let known = known_services(asked, &reader)?;
+            let query = of_services(asked.query.clone(), &known);
+            let is_nothing = known.is_empty() && !asked.services.is_empty();
+            // Lines behind this point are printed by following, or by the next query.
+            let until = (asked.follow || asked.print_cursor)
+                .then(|| reader.written_cursor(&of_services(Query::new(), &known)))
+                .transpose()?;
+            if !is_nothing {
+                report = print_known(&reader, query, asked, until.as_ref(), &mut printed)?;
+            }
+            until.filter(|_| !is_nothing).unwrap_or_default()
+        }
+    };
+    let mut following = Following::new(settings, &asked.services, cursor, &asked.query);
+    let ended = match watch {
+        Some(watch) => following.follow(watch, &mut printed),
+        None if asked.cursor.is_some() => following.print_new(None, &mut printed),
+        None => Ok(()),
+    };
+    let (lines, flushed) = (printed.lines, printed.out.flush());
+    let ended = ended.and(flushed.map_err(Failure::from));
+    let concluded = match ended {
+        Err(failure) if failure.is_broken_pipe() => return Err(failure),
+        Err(failure) => Err(failure),
+        Ok(()) => conclude(&report, &reader, settings),
+    };
+    if asked.print_cursor {
+        // The last line, whatever else there is to say.
+        if let Err(failure) = &concluded {
+            print::error_line(settings.color, failure);
+        }
+        eprintln!("{}", following.cursor());
+        if concluded.is_err() {
+            return Ok(Outcome::Code(2));
+        }
+    }
+    concluded?;
+    match following.is_complete() {
+        true => Ok(Outcome::found(lines > 0 || asked.follow)),
+        false => Ok(Outcome::Code(2)),
+    }
+}
+
+/// The services that are asked for and there, for who follows; for everyone else all must be there.
+fn known_services(asked: &Asked, reader: &Reader) -> Result<Vec<String>, Failure> {
+    let mut known = asked.services.clone();
+    for service in &known {
+        check_service_name(service)?;
+    }
+    if asked.follow {
+        known.retain(|service| reader.services().contains(service));
+    }
+    Ok(known)
+}
+
+/// Prints what is there already, up to a point in the log.
+fn print_known(
+    reader: &Reader,
+    query: Query,
+    asked: &Asked,
+    until: Option<&Cursor>,
+    printed: &mut Printed<'_>,
+) -> Result<QueryReport, Failure> {
+    let order = match asked.newest_first || asked.last.is_some() {
+        true => Order::Newest,
+        false => Order::Oldest,
+    };
+    let mut query = query.order(order);
+    if let (Some(last), None) = (asked.last, until) {
+        query = query.limit(last);
+    }
+    let is_before = |hit: &Hit<'_>| {
+        until.is_none_or(|until| {
+            let end = until.positions.get(hit.service);
+            end.is_some_and(|&end| hit.position() < end)
+        })
+    };
+    match asked.last {
+        Some(last) if !asked.newest_first => print_last(reader, query, last, &is_before, printed),
+        _ => print_each(reader, &query, asked.last, &is_before, printed),
+    }
 }
 
 /// Opens the log directory; says what to do where there is none.
@@ -42,7 +192,7 @@ pub(crate) fn open(settings: &Settings) -> Result<Reader, Failure> {
     })
 }
 
-pub(crate) fn printer(settings: &Settings, raw: bool, with_service: bool, utc: bool) -> HitPrinter {
+fn printer(settings: &Settings, raw: bool, with_service: bool, utc: bool) -> HitPrinter {
     HitPrinter::new(if raw {
         HitStyle::Raw
     } else if settings.json {
@@ -59,22 +209,38 @@ pub(crate) fn printer(settings: &Settings, raw: bool, with_service: bool, utc: b
     })
 }
 
-fn plan(flags: &QueryFlags) -> Result<Query, Failure> {
-    let time = |text: &Option<String>| -> Result<Option<u64>, Failure> {
-        text.as_deref()
-            .map(|text| parse_time(text, flags.utc))
+/// The times of `--since` and `--until`.
+pub(crate) fn time_range(
+    since: Option<&str>,
+    until: Option<&str>,
+    utc: bool,
+) -> Result<(Option<u64>, Option<u64>), Failure> {
+    let time = |flag: &str, text: Option<&str>| -> Result<Option<u64>, Failure> {
+        text.map(|text| parse_time(text, utc))
             .transpose()
-            .map_err(Failure::new)
+            .map_err(|why| Failure::new(format!("{flag} {why}")))
     };
-    let (since_ns, until_ns) = (time(&flags.since)?, time(&flags.until)?);
-    if let (Some(since), Some(until)) = (since_ns, until_ns)
-        && since >= until
+    let (since_ns, until_ns) = (time("--since", since)?, time("--until", until)?);
+    if let (Some(since_ns), Some(until_ns)) = (since_ns, until_ns)
+        && since_ns >= until_ns
     {
-        let texts = (flags.since.as_deref(), flags.until.as_deref());
-        let (since, until) = (texts.0.unwrap_or_default(), texts.1.unwrap_or_default());
+        let (since, until) = (since.unwrap_or_default(), until.unwrap_or_default());
         return Err(Failure::new(format!(
             "--since {since} is not before --until {until}"
         )));
+    }
+    Ok((since_ns, until_ns))
+}
+
+fn plan(flags: &QueryFlags, settings: &Settings) -> Result<Query, Failure> {
+    let (since_ns, until_ns) =
+        time_range(flags.since.as_deref(), flags.until.as_deref(), flags.utc)?;
+    let now_ns = u64::try_from(Timestamp::now().as_nanosecond()).unwrap_or_default();
+    if let (Some(since), Some(since_ns)) = (&flags.since, since_ns)
+        && since_ns > now_ns
+    {
+        let message = format!("--since {since} is in the future; write the date where it is past");
+        print::warning_line(settings.color, &message);
     }
     let level = |text: &String| text.parse::<Level>().map_err(Failure::new);
     let levels = match (&flags.level, &flags.only_level) {
@@ -82,15 +248,7 @@ fn plan(flags: &QueryFlags) -> Result<Query, Failure> {
         (None, Some(text)) => LevelSet::of(&[level(text)?]),
         (None, None) => LevelSet::ALL,
     };
-    let newest = flags.newest_first || flags.lines.is_some();
-    let mut query =
-        Query::new()
-            .levels(levels)
-            .order(if newest { Order::Newest } else { Order::Oldest });
-    query = flags
-        .service
-        .iter()
-        .fold(query, |query, service| query.service(service));
+    let mut query = Query::new().levels(levels);
     query = flags
         .source
         .iter()
@@ -101,65 +259,111 @@ fn plan(flags: &QueryFlags) -> Result<Query, Failure> {
         .fold(query, |query, text| query.contains(text.as_bytes()));
     query = since_ns.into_iter().fold(query, Query::since_ns);
     query = until_ns.into_iter().fold(query, Query::until_ns);
-    query = flags.lines.into_iter().fold(query, Query::limit);
     match &flags.regex {
         Some(regex) => Ok(query.regex(regex)?),
         None => Ok(query),
     }
 }
 
-fn print_all(
+fn print_each(
     reader: &Reader,
     query: &Query,
-    mut printer: HitPrinter,
+    lines_max: Option<u64>,
+    is_wanted: &dyn Fn(&Hit<'_>) -> bool,
+    printed: &mut Printed<'_>,
 ) -> Result<QueryReport, Failure> {
-    let mut out = data_stdout();
-    let mut failed = None;
-    let report = reader.run(query, &mut |hit| match printer.print(&mut out, &hit) {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(error) => {
-            failed = Some(error);
-            ControlFlow::Break(())
+    let mut failed: Option<io::Error> = None;
+    let mut left = lines_max.unwrap_or(u64::MAX);
+    if left == 0 {
+        return Ok(QueryReport::default());
+    }
+    let report = reader.run(query, &mut |hit| {
+        if !is_wanted(&hit) {
+            return ControlFlow::Continue(());
+        }
+        failed = printed.printer.print(printed.out, &hit).err();
+        printed.lines += 1;
+        left -= 1;
+        match failed.is_some() || left == 0 {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
         }
     })?;
     match failed {
         Some(error) => Err(error.into()),
         None => {
-            out.flush()?;
+            printed.out.flush()?;
             Ok(report)
         }
     }
 }
 
-/// The newest lines, the oldest of them first: found newest first, printed the other way round.
+/// The newest lines, the oldest of them first.
 fn print_last(
     reader: &Reader,
-    query: &Query,
-    mut printer: HitPrinter,
+    query: Query,
+    lines_max: u64,
+    is_wanted: &dyn Fn(&Hit<'_>) -> bool,
+    printed: &mut Printed<'_>,
 ) -> Result<QueryReport, Failure> {
-    let mut printed: Vec<Vec<u8>> = Vec::new();
-    let mut failed = None;
-    let report = reader.run(query, &mut |hit: Hit<'_>| {
-        let mut line = Vec::new();
-        match printer.print(&mut line, &hit) {
-            Ok(()) => {
-                printed.push(line);
-                ControlFlow::Continue(())
+    let mut lines: Vec<Vec<u8>> = Vec::new();
+    let mut held_bytes = 0;
+    // For the case that they are too many to be held: of each service its first and its last line.
+    let mut bounds: BTreeMap<String, (LogPosition, LogPosition)> = BTreeMap::new();
+    let mut since_ns = u64::MAX;
+    let mut failed: Option<io::Error> = None;
+    let mut left = lines_max;
+    if left == 0 {
+        return Ok(QueryReport::default());
+    }
+    let report = reader.run(&query, &mut |hit: Hit<'_>| {
+        if !is_wanted(&hit) {
+            return ControlFlow::Continue(());
+        }
+        match bounds.get_mut(hit.service) {
+            Some(bounds) => bounds.0 = hit.position(),
+            None => {
+                let bound = (hit.position(), hit.position());
+                bounds.insert(hit.service.to_owned(), bound);
             }
-            Err(error) => {
-                failed = Some(error);
-                ControlFlow::Break(())
+        }
+        since_ns = since_ns.min(hit.time_ns);
+        if held_bytes <= LAST_BYTES_MAX {
+            let mut line = Vec::new();
+            failed = printed.printer.print(&mut line, &hit).err();
+            line.shrink_to_fit();
+            held_bytes += size_of::<Vec<u8>>() + line.len();
+            lines.push(line);
+            if held_bytes > LAST_BYTES_MAX {
+                lines = Vec::new();
             }
+        }
+        left -= 1;
+        match failed.is_some() || left == 0 {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
         }
     })?;
     if let Some(error) = failed {
         return Err(error.into());
     }
-    let mut out = data_stdout();
-    for line in printed.iter().rev() {
-        out.write_all(line)?;
+    if held_bytes > LAST_BYTES_MAX {
+        let is_one = |hit: &Hit<'_>| {
+            let bounds = bounds.get(hit.service);
+            bounds.is_some_and(|&(first, last)| (first..=last).contains(&hit.position()))
+        };
+        let query = query
+            .order(Order::Oldest)
+            .limit(u64::MAX)
+            .since_ns(since_ns);
+        print_each(reader, &query, None, &is_one, printed)?;
+        return Ok(report);
     }
-    out.flush()?;
+    for line in lines.iter().rev() {
+        printed.out.write_all(line)?;
+    }
+    printed.lines += lines.len() as u64;
+    printed.out.flush()?;
     Ok(report)
 }
 
@@ -191,7 +395,7 @@ fn count(reader: &Reader, query: &Query, by: CountBy, settings: &Settings) -> Ru
         }
     }
     out.flush()?;
-    let outcome = conclude(&counts.report, settings)?;
+    let outcome = conclude(&counts.report, reader, settings)?;
     Ok(if counts.total() == 0 {
         Outcome::Nothing
     } else {
@@ -225,20 +429,61 @@ fn counts_json(counts: &Counts) -> Value {
 }
 
 /// Damage goes to standard error and into the exit code; what could be read has been printed.
-pub(crate) fn conclude(report: &QueryReport, settings: &Settings) -> Run {
-    for damage in &report.damage {
+pub(crate) fn conclude(report: &QueryReport, reader: &Reader, settings: &Settings) -> Run {
+    let damaged = warn_of_damage(&report.damage, &report.deleted, settings);
+    let damaged = damaged + report.damage_left_out;
+    conclude_with(damaged, reader, report.matched > 0, settings)
+}
+
+/// Says what is damaged, and what went meanwhile. Returns how many places are damaged.
+pub(crate) fn warn_of_damage(damage: &[Damage], deleted: &[PathBuf], settings: &Settings) -> u64 {
+    for damage in damage {
         print::warning_line(settings.color, damage);
     }
-    for path in &report.deleted {
+    for path in deleted {
         let message = format!("{} was removed by retention meanwhile", path.display());
         print::warning_line(settings.color, &message);
     }
-    let damaged = report.damage.len() as u64 + report.damage_left_out;
+    damage.len() as u64
+}
+
+/// The end of a command that reads the log directory.
+pub(crate) fn conclude_with(
+    damaged: u64,
+    reader: &Reader,
+    is_found: bool,
+    settings: &Settings,
+) -> Run {
+    let mut unreadable = 0;
+    for ignored in reader
+        .ignored()
+        .iter()
+        .filter(|ignored| ignored.is_unreadable)
+    {
+        unreadable += 1;
+        let (path, why) = (ignored.path.display(), &ignored.why);
+        print::warning_line(settings.color, &format!("cannot read {path}: {why}"));
+    }
     if damaged > 0 {
         return Err(Failure::new(format!(
             "{damaged} damaged places; everything else was read (see `millpond index verify`, and `millpond \
              index rebuild` where only an index is damaged)"
         )));
     }
-    Ok(Outcome::found(report.matched > 0))
+    if unreadable > 0 {
+        return Err(Failure::new(format!(
+            "services that cannot be read: {unreadable}; everything else was read"
+        )));
+    }
+    if reader.services().is_empty() {
+        let (logs, foreign) = (settings.logs.display(), reader.ignored().len());
+        let message = match foreign {
+            0 => format!("there are no services in {logs}"),
+            _ => format!(
+                "{logs} is no log directory of ours: {foreign} logs in it have names that are not segment ids"
+            ),
+        };
+        print::warning_line(settings.color, &message);
+    }
+    Ok(Outcome::found(is_found))
 }

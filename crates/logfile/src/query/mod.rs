@@ -5,23 +5,31 @@
 //!               `--> Chunk: adjacent blocks segment.rs  from the index, or from the text without
 //!                      `--> Hits            scan.rs     one positioned read, one search
 //!             all streams --> visitor       merge.rs    by time, on as many threads as pay
+//!                                           wide.rs     the same for very many services
+//!             all chunks  --> buckets       histogram.rs
 //! ```
 //!
 //! The index only ever says what need *not* be read; every line that is returned was read and
 //! checked, so an answer is the same with an index, with a broken one, and with none.
 
 mod filter;
+mod histogram;
 mod merge;
 mod pattern;
 mod plan;
 mod reader;
 mod scan;
 mod segment;
+mod text;
+mod wide;
 
 use std::path::PathBuf;
 
+use self::filter::Filter;
 pub use self::reader::{Ignored, Reader};
+pub use self::text::{SegmentInfo, SegmentState, TextReport};
 use crate::error::{Damage, Error};
+use crate::follow::LogPosition;
 use crate::level::Level;
 use crate::line::{Source, source_mask, unescape};
 use crate::name::SegmentId;
@@ -229,12 +237,46 @@ impl Query {
         self
     }
 
+    /// Decides for single lines.
+    pub fn matcher(&self) -> LineMatcher {
+        LineMatcher {
+            filter: Filter::new(self),
+            scratch: Vec::new(),
+        }
+    }
+
     /// Compares the checksum of every block that is read. Without this only blocks that yield a
     /// line are compared, so that no line comes from a damaged block unreported.
     #[must_use]
     pub fn verify(mut self, verify: bool) -> Self {
         self.verify = verify;
         self
+    }
+}
+
+/// Decides for single lines whether they are what a query asks for: for who has the lines already, such as from a
+/// [`Follower`](crate::Follower). Services, order and limit are not its business.
+///
+/// ```
+/// use millpond_logfile::{Level, LevelSet, Query};
+/// let mut errors = Query::new().levels(LevelSet::at_least(Level::Error)).matcher();
+/// assert!(errors.matches(b"2026-11-21T01:29:53.000000001Z ERROR rpc no route\n"));
+/// assert!(!errors.matches(b"2026-11-21T01:29:53.000000002Z INFO  rpc ready\n"));
+/// ```
+#[derive(Debug)]
+pub struct LineMatcher {
+    filter: Filter,
+    scratch: Vec<u8>,
+}
+
+impl LineMatcher {
+    /// Whether the line, as it is stored, matches. A line that is not of the format does not.
+    pub fn matches(&mut self, line: &[u8]) -> bool {
+        let mut is_match = false;
+        self.filter.scan(line, &mut self.scratch, |_, _, line| {
+            is_match |= line.is_ok();
+        });
+        is_match
     }
 }
 
@@ -260,6 +302,14 @@ pub struct Hit<'a> {
 }
 
 impl Hit<'_> {
+    /// Where the line starts.
+    pub fn position(&self) -> LogPosition {
+        LogPosition {
+            segment_id: self.segment_id,
+            offset: self.offset,
+        }
+    }
+
     /// Appends the message as it was published, escapes undone.
     pub fn raw_message(&self, out: &mut Vec<u8>) {
         unescape(self.message, out);
@@ -290,6 +340,20 @@ pub struct QueryReport {
 impl QueryReport {
     /// How many instances of damage a report lists.
     pub const DAMAGE_MAX: usize = 1000;
+
+    /// Adds the report of another part of the same query.
+    fn add(&mut self, other: QueryReport) {
+        self.matched += other.matched;
+        self.ended_early |= other.ended_early;
+        self.damage_left_out += other.damage_left_out;
+        self.text_bytes_read += other.text_bytes_read;
+        self.unindexed_bytes += other.unindexed_bytes;
+        self.deleted.extend(other.deleted);
+        other
+            .damage
+            .into_iter()
+            .for_each(|damage| self.add_damage(damage));
+    }
 
     fn add_damage(&mut self, damage: Damage) {
         if self.damage.len() < Self::DAMAGE_MAX {
@@ -331,6 +395,61 @@ pub struct ServiceCounts {
 }
 
 impl ServiceCounts {
+    /// Lines of all levels.
+    pub fn total(&self) -> u64 {
+        self.by_level.iter().sum()
+    }
+
+    /// Lines of this level.
+    pub fn level(&self, level: Level) -> u64 {
+        self.by_level[level as usize]
+    }
+}
+
+/// How many lines match, by time and level.
+///
+/// ```
+/// # let logs = tempfile::tempdir()?;
+/// # std::fs::create_dir(logs.path().join("web"))?;
+/// # std::fs::write(
+/// #     logs.path().join("web/20261121T012953.000000000Z.log"),
+/// #     "2026-11-21T01:29:53.000000001Z INFO  rpc ready\n\
+/// #      2026-11-21T01:30:07.000000002Z ERROR rpc no route\n",
+/// # )?;
+/// use millpond_logfile::{Level, Query, Reader};
+/// let minute_ns = 60_000_000_000;
+/// let histogram = Reader::open(logs.path())?.histogram(&Query::new(), minute_ns)?;
+/// assert_eq!(histogram.buckets.len(), 2);
+/// assert_eq!(histogram.buckets[1].level(Level::Error), 1);
+/// assert_eq!(histogram.buckets[1].start_ns - histogram.buckets[0].start_ns, minute_ns);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Histogram {
+    /// How long a bucket is.
+    pub bucket_ns: u64,
+    /// The buckets that hold lines, the earliest first. Each starts at a multiple of its length since 1970.
+    pub buckets: Vec<HistogramBucket>,
+    /// How the counting went. `matched` is the total.
+    pub report: QueryReport,
+}
+
+impl Histogram {
+    /// From the first to the last, at most so many buckets.
+    pub const BUCKETS_MAX: u64 = 4096;
+}
+
+/// The lines of one stretch of time, by level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HistogramBucket {
+    /// When it starts, in ns since 1970.
+    pub start_ns: u64,
+    by_level: [u64; Level::COUNT],
+}
+
+impl HistogramBucket {
     /// Lines of all levels.
     pub fn total(&self) -> u64 {
         self.by_level.iter().sum()

@@ -106,6 +106,14 @@ impl Stream {
         })
     }
 
+    /// Leaves out the segments in front of this one.
+    pub(super) fn start_at(&mut self, id: SegmentId, order: Order) {
+        self.segments.retain(|waiting| match order {
+            Order::Oldest => waiting.id >= id,
+            Order::Newest => waiting.id <= id,
+        });
+    }
+
     /// Looks at every index ahead of time, for the bounds by which a merge knows what it need not
     /// read yet. `open_max` is how many more segments may stay open.
     pub(super) fn survey(&mut self, plan: &Plan, open_max: &mut usize, report: &mut QueryReport) {
@@ -234,7 +242,7 @@ fn length(chunk: &Chunk) -> u64 {
 
 /// The segment that the link names. Without a link no segment is open: a copy, or a service that is
 /// gone.
-fn open_segment(dir: &Path) -> Option<SegmentId> {
+pub(super) fn open_segment(dir: &Path) -> Option<SegmentId> {
     let target = fs::read_link(dir.join(CURRENT_LINK)).ok()?;
     SegmentId::of_log_file(target.file_name().and_then(OsStr::to_str)?)
 }

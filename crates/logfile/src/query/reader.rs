@@ -1,15 +1,19 @@
 //! A log directory, ready to be asked.
 
 use std::fs;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 
 use super::filter::Filter;
+use super::histogram::{self, Buckets, Span};
 use super::merge::Merge;
 use super::plan::{Plan, SURVEYED_OPEN_MAX, Stream};
 use super::scan::{Keep, Scanner};
-use super::{Counts, Hit, Order, Query, QueryReport, ServiceCounts};
+use super::text::{self, SegmentInfo, TextReport};
+use super::wide::{MERGED_SERVICES_MAX, Wide};
+use super::{Counts, Histogram, Hit, Order, Query, QueryReport, ServiceCounts};
 use crate::error::Error;
+use crate::follow::{Cursor, written_end};
 use crate::name::{CURRENT_LINK, SegmentId, check_service_name};
 
 /// Chunks of text are at most this large: larger ones fall out of the processor's cache between the
@@ -26,6 +30,8 @@ pub struct Ignored {
     pub path: PathBuf,
     /// Why it is not read.
     pub why: String,
+    /// The operating system does not let us read it: lines may be missing from every answer.
+    pub is_unreadable: bool,
 }
 
 /// A log directory, ready to be asked. It needs no daemon and holds no lock: the files may be
@@ -101,6 +107,7 @@ impl Reader {
                 return self.ignored.push(Ignored {
                     path: dir,
                     why: error.to_string(),
+                    is_unreadable: true,
                 });
             }
         };
@@ -120,6 +127,7 @@ impl Reader {
                 self.ignored.push(Ignored {
                     path: entry.path(),
                     why,
+                    is_unreadable: false,
                 });
             }
         }
@@ -133,6 +141,7 @@ impl Reader {
                 self.ignored.push(Ignored {
                     path: dir,
                     why: error.to_string(),
+                    is_unreadable: false,
                 });
             }
             _ => {}
@@ -155,8 +164,9 @@ impl Reader {
     /// merged by time; at the same time, by name. A line whose time is before that of the line in
     /// front of it comes right after that line.
     ///
-    /// Takes less than 64 MiB of memory for up to 200 services, whatever the length of the files.
-    /// Large searches run on several threads; `visit` is called on this one.
+    /// Takes less than 64 MiB of memory, whatever the length of the files and the number of services (with more
+    /// than 256 of them, an answer of much text is made in several passes). Large searches run on several
+    /// threads; `visit` is called on this one.
     ///
     /// # Errors
     /// A service that is not there, or whose directory cannot be read. Files that are damaged,
@@ -167,9 +177,124 @@ impl Reader {
         query: &Query,
         visit: &mut dyn FnMut(Hit<'_>) -> ControlFlow<()>,
     ) -> Result<QueryReport, Error> {
+        let mut services = self.select(query)?;
+        if query.order == Order::Newest {
+            services.reverse();
+        }
+        if services.len() <= MERGED_SERVICES_MAX {
+            let outcome = self.search(
+                services,
+                query,
+                Keep::Lines,
+                query.order,
+                query.limit,
+                visit,
+            )?;
+            return Ok(outcome.report);
+        }
+        let plan = plan(query, Keep::Lines, query.order, CHUNK_BYTES_MAX);
+        let mut scanner = Scanner::new(plan.filter.clone(), plan.order, plan.keep, query.verify);
+        let wide = Wide {
+            logs_dir: &self.logs_dir,
+            plan: &plan,
+            services: &services,
+            limit: query.limit,
+        };
+        let mut report = wide.run(&mut scanner, visit)?;
+        sort_damage(&mut report);
+        Ok(report)
+    }
+
+    /// Where the text of each service that is asked for ends now, behind its last whole line: a cursor for what is
+    /// written later. A service that cannot be read is left out.
+    ///
+    /// Opens one file of each service.
+    ///
+    /// # Errors
+    /// A service that is not there.
+    pub fn written_cursor(&self, query: &Query) -> Result<Cursor, Error> {
+        let ends = self.select(query)?.into_iter().filter_map(|service| {
+            let end = written_end(&self.logs_dir.join(service)).ok()??;
+            Some((service.to_owned(), end.position()))
+        });
+        Ok(Cursor {
+            since_ns: 0,
+            positions: ends.collect(),
+        })
+    }
+
+    /// The segments of a service, oldest first. What is wrong with them, or gone, is added to `report`.
+    ///
+    /// # Errors
+    /// A service that is not there, or cannot be read.
+    pub fn segments(
+        &self,
+        service: &str,
+        report: &mut QueryReport,
+    ) -> Result<Vec<SegmentInfo>, Error> {
+        text::segments(&self.service_dir(service)?, report)
+    }
+
+    /// Hands the text of a service to `visit`, byte for byte as it is stored, its segments one after the other,
+    /// whichever form they have, until that breaks off. The pieces need not end where lines do.
+    ///
+    /// With `times_ns` only lines of that time are handed over; a line that has none belongs to the one in front.
+    /// Takes less than 1 MiB of memory, and a line.
+    ///
+    /// # Errors
+    /// A service that is not there, or whose directory cannot be read. Segments that are damaged, unreadable or
+    /// gone are in the report.
+    pub fn text(
+        &self,
+        service: &str,
+        times_ns: Option<Range<u64>>,
+        visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<TextReport, Error> {
+        text::copy(&self.service_dir(service)?, times_ns, visit)
+    }
+
+    fn service_dir(&self, service: &str) -> Result<PathBuf, Error> {
+        let found = self.select(&Query::new().service(service))?;
         Ok(self
-            .search(query, Keep::Lines, query.order, query.limit, visit)?
-            .report)
+            .logs_dir
+            .join(found.first().copied().unwrap_or(service)))
+    }
+
+    /// Counts the lines that match, by time and level, in buckets of `bucket_ns`. Order and limit do not matter.
+    ///
+    /// Blocks that match as a whole and lie in one bucket are counted by the index, without touching their text.
+    ///
+    /// # Errors
+    /// As for [`Reader::run`]; and more than [`Histogram::BUCKETS_MAX`] buckets from the first line to the last.
+    pub fn histogram(&self, query: &Query, bucket_ns: u64) -> Result<Histogram, Error> {
+        if bucket_ns == 0 {
+            return Err(Error::invalid(
+                "buckets of no length hold nothing: use 1s or more".to_owned(),
+            ));
+        }
+        let (buckets, report) = self.count_into(query, Buckets::new(bucket_ns))?;
+        buckets.into_histogram(report)
+    }
+
+    /// The times of the earliest and of the latest line that matches; `None` if none does.
+    ///
+    /// Cheap where whole blocks match, as [`Reader::count`].
+    ///
+    /// # Errors
+    /// As for [`Reader::run`].
+    pub fn time_span(&self, query: &Query) -> Result<Option<(u64, u64)>, Error> {
+        Ok(self.count_into(query, Span::default())?.0.times)
+    }
+
+    fn count_into<C: histogram::Count + Clone>(
+        &self,
+        query: &Query,
+        into: C,
+    ) -> Result<(C, QueryReport), Error> {
+        let services = self.select(query)?;
+        let plan = plan(query, Keep::Lines, Order::Oldest, CHUNK_BYTES_MAX);
+        let scanner = Scanner::new(plan.filter.clone(), plan.order, plan.keep, query.verify);
+        histogram::count(&self.logs_dir, &services, &plan, scanner, into)
     }
 
     /// Counts the lines that match. Order and limit do not matter.
@@ -182,39 +307,36 @@ impl Reader {
     /// As for [`Reader::run`].
     pub fn count(&self, query: &Query) -> Result<Counts, Error> {
         let nobody = &mut |_: Hit<'_>| ControlFlow::Continue(());
-        let outcome = self.search(query, Keep::Tally, Order::Oldest, None, nobody)?;
-        let streams = outcome.services.into_iter().zip(outcome.streams);
-        let counts = streams.map(|(service, stream)| ServiceCounts {
-            service: service.to_owned(),
-            by_level: stream.tally,
-        });
-        let mut counts = Counts {
-            services: counts.collect(),
-            report: outcome.report,
-        };
+        let mut counts = Counts::default();
+        // Some services at a time: each stream of them may hold a file.
+        for services in self.select(query)?.chunks(MERGED_SERVICES_MAX) {
+            let services = services.to_vec();
+            let outcome = self.search(services, query, Keep::Tally, Order::Oldest, None, nobody)?;
+            let streams = outcome.services.into_iter().zip(outcome.streams);
+            counts
+                .services
+                .extend(streams.map(|(service, stream)| ServiceCounts {
+                    service: service.to_owned(),
+                    by_level: stream.tally,
+                }));
+            counts.report.add(outcome.report);
+        }
         counts.report.matched = counts.total();
         Ok(counts)
     }
 
-    fn search(
+    fn search<'r>(
         &self,
+        services: Vec<&'r str>,
         query: &Query,
         keep: Keep,
         order: Order,
         limit: Option<u64>,
         visit: &mut dyn FnMut(Hit<'_>) -> ControlFlow<()>,
-    ) -> Result<Outcome<'_>, Error> {
-        let mut services = self.select(query)?;
-        if order == Order::Newest {
-            services.reverse();
-        }
+    ) -> Result<Outcome<'r>, Error> {
         let share = MERGED_BYTES / (services.len() as u64).max(1);
-        let plan = Plan {
-            filter: Filter::new(query),
-            order,
-            keep,
-            chunk_bytes_max: share.clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX),
-        };
+        let chunk_bytes_max = share.clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
+        let plan = plan(query, keep, order, chunk_bytes_max);
         let mut report = QueryReport::default();
         let mut streams = Vec::with_capacity(services.len());
         for service in &services {
@@ -235,9 +357,7 @@ impl Reader {
             report,
         };
         let (streams, mut report) = merge.run(scanner, visit);
-        report
-            .damage
-            .sort_by(|a, b| (&a.path, a.offset).cmp(&(&b.path, b.offset)));
+        sort_damage(&mut report);
         Ok(Outcome {
             services,
             streams,
@@ -251,11 +371,16 @@ impl Reader {
         if query.services.is_empty() {
             return Ok(known);
         }
-        if let Some(unknown) = query
-            .services
-            .iter()
-            .find(|name| !known.contains(&name.as_str()))
-        {
+        let is_known = |name: &str| known.binary_search(&name).is_ok();
+        if let Some(unknown) = query.services.iter().find(|name| !is_known(name)) {
+            let dir = self.logs_dir.join(unknown);
+            let is_it = |ignored: &&Ignored| ignored.is_unreadable && ignored.path == dir;
+            if let Some(Ignored { path, why, .. }) = self.ignored.iter().find(is_it) {
+                return Err(Error::invalid(format!(
+                    "cannot read {}: {why}",
+                    path.display()
+                )));
+            }
             let logs_dir = self.logs_dir.display();
             let others = nearest(unknown, &known);
             return Err(Error::invalid(format!(
@@ -265,6 +390,22 @@ impl Reader {
         let wanted = |name: &&str| query.services.iter().any(|service| service == name);
         Ok(known.into_iter().filter(wanted).collect())
     }
+}
+
+fn plan(query: &Query, keep: Keep, order: Order, chunk_bytes_max: u64) -> Plan {
+    Plan {
+        filter: Filter::new(query),
+        order,
+        keep,
+        chunk_bytes_max,
+    }
+}
+
+/// By file and place, however the threads came upon it.
+fn sort_damage(report: &mut QueryReport) {
+    report
+        .damage
+        .sort_by(|a, b| (&a.path, a.offset).cmp(&(&b.path, b.offset)));
 }
 
 /// A few of the names that are there, the most alike first.

@@ -16,7 +16,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use millpond_logfile::{BLOCK_BYTES, ErrorKind, Level, LevelSet, Order, Query, Reader, SegmentId};
+use millpond_logfile::{
+    BLOCK_BYTES, ErrorKind, Histogram, Level, LevelSet, Order, Query, Reader, SegmentId,
+};
 
 use self::model::{Ask, Logs, Random, SERVICES, SegmentWriter, check, check_random_questions, run};
 
@@ -650,4 +652,67 @@ fn levels_and_limits_at_their_ends() {
     ] {
         check(&logs, &ask, "at the ends");
     }
+}
+
+/// The histogram must be what counting the lines one by one gives.
+#[test]
+fn a_histogram_is_a_count_of_lines_by_time_and_level() {
+    let mut random = Random::seeded();
+    let logs = Logs::random(&mut random, &SERVICES, 5000);
+    let reader = Reader::open(logs.path()).unwrap();
+    let first = logs
+        .records
+        .iter()
+        .map(|record| record.time_ns)
+        .min()
+        .unwrap();
+    let last = logs
+        .records
+        .iter()
+        .map(|record| record.time_ns)
+        .max()
+        .unwrap();
+    let sealed = |logs: &Logs| {
+        for service in SERVICES {
+            let segments = logs.segments(service);
+            for &id in &segments[..segments.len() - 1] {
+                millpond_logfile::seal_segment(&logs.service_dir(service), id, 1, &mut || true)
+                    .unwrap();
+            }
+        }
+    };
+    for round in 0..40 {
+        if round == 20 {
+            sealed(&logs);
+        }
+        let ask = Ask::random(&mut random, &logs);
+        let query = ask.query();
+        let bucket_ns = Histogram::bucket_ns_for(last - first, random.pick(&[2, 10, 100, 4000]));
+        let mut expected: std::collections::BTreeMap<u64, [u64; Level::COUNT]> = Default::default();
+        let mut span: Option<(u64, u64)> = None;
+        let unlimited = Ask { limit: None, ..ask }.query();
+        reader
+            .run(&unlimited, &mut |hit| {
+                expected
+                    .entry(hit.time_ns / bucket_ns * bucket_ns)
+                    .or_default()[hit.level as usize] += 1;
+                let (first, last) = span.unwrap_or((u64::MAX, 0));
+                span = Some((first.min(hit.time_ns), last.max(hit.time_ns)));
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        let histogram = reader.histogram(&query, bucket_ns).unwrap();
+        let found: std::collections::BTreeMap<_, _> = histogram
+            .buckets
+            .iter()
+            .map(|bucket| (bucket.start_ns, Level::ALL.map(|level| bucket.level(level))))
+            .collect();
+        assert_eq!(found, expected, "{query:?} in buckets of {bucket_ns} ns");
+        assert_eq!(reader.time_span(&query).unwrap(), span, "{query:?}");
+    }
+    let error = reader.histogram(&Query::new(), 1).unwrap_err().to_string();
+    assert!(
+        error.contains("the limit is 4096: use buckets of"),
+        "{error}"
+    );
 }
