@@ -9,6 +9,7 @@ use crate::control::Control;
 use crate::doorbell;
 use crate::drain::{Doorbell, Drain};
 use crate::error::{Error, ErrorKind};
+use crate::history::History;
 use crate::lane;
 use crate::layout::LANES_MAX;
 use crate::object::{self, Access};
@@ -96,7 +97,7 @@ impl std::fmt::Debug for Bus {
 impl Bus {
     /// Attaches to the bus `name`, creating it with `options` where it does not exist.
     ///
-    /// Costs about ten system calls and, on creation, the clearing of 2 MiB.
+    /// Costs about ten system calls and, on creation, the clearing of 3 MiB.
     ///
     /// # Errors
     /// `InvalidInput` for a name that cannot be used, `WrongOwner` and `WrongLayout` for an object that
@@ -217,6 +218,12 @@ impl Bus {
     /// dead. Maps each lane for a moment.
     pub fn stats(&self) -> Stats {
         Stats::read(&self.control)
+    }
+
+    /// What each source and service did in the last hour, read from shared memory alone: works when the
+    /// consumer hangs or is dead. Costs [`Bus::stats`] and 28 KiB of copies for each of them.
+    pub fn history(&self) -> History {
+        History::read(&self.control)
     }
 
     /// The schema with this id, as a record header names it; `None` where no publisher has registered one.

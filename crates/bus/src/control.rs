@@ -16,13 +16,15 @@ use crate::doorbell::{self, DoorbellLine};
 use crate::error::{Error, ErrorKind};
 use crate::layout::{
     BELLS_OFFSET, CALIBRATION_OFFSET, CHANNELS_MAX, CHANNELS_OFFSET, CONSUMER_OFFSET,
-    CONTROL_BYTES, CONTROL_MAGIC, ChannelBell, ChannelOutbox, ConsumerLine, ConsumerText,
-    ControlHeader, DATA_OFFSET, DIRECTORY_OFFSET, DOORBELL_OFFSET, DirectoryEntry,
-    LANE_COMMITS_OFFSET, LANES_MAX, LAYOUT_VERSION, LaneCommitSlot, NAMES_MAX, NAMES_OFFSET,
-    NameSlot, OUTBOXES_OFFSET, READY_OFFSET, REQUEST_OFFSET, RULES_MAX, RULES_OFFSET, ReadyLine,
-    RequestLine, SCHEMAS_MAX, SCHEMAS_OFFSET, SERVICE_COMMITS_OFFSET, SERVICES_MAX, SOURCES_MAX,
-    SOURCES_OFFSET, SUBSCRIBERS_MAX, SUBSCRIBERS_OFFSET, SchemaSlot, ServiceCommitSlot, SourceSlot,
-    SubscriberSlot, TEXT_OFFSET,
+    CONTROL_ALLOCATED_BYTES, CONTROL_BYTES, CONTROL_MAGIC, ChannelBell, ChannelOutbox,
+    ConsumerLine, ConsumerText, ControlHeader, DATA_OFFSET, DIRECTORY_OFFSET, DOORBELL_OFFSET,
+    DirectoryEntry, HISTORIES_MAX, HISTORIES_OFFSET, HISTORY_MARKS_OFFSET, HistoryBlock,
+    HistoryMark, LANE_COMMITS_OFFSET, LANES_MAX, LAYOUT_VERSION, LaneCommitSlot, NAMES_MAX,
+    NAMES_OFFSET, NameSlot, ORIGINS_OFFSET, OUTBOXES_OFFSET, OriginSlot, READY_OFFSET,
+    REQUEST_OFFSET, RULES_MAX, RULES_OFFSET, ReadyLine, RequestLine, SCHEMAS_MAX, SCHEMAS_OFFSET,
+    SERVICE_COMMITS_OFFSET, SERVICES_MAX, SOURCE_ORIGINS_OFFSET, SOURCES_MAX, SOURCES_OFFSET,
+    SUBSCRIBERS_MAX, SUBSCRIBERS_OFFSET, SchemaSlot, ServiceCommitSlot, SourceSlot, SubscriberSlot,
+    TEXT_OFFSET,
 };
 use crate::names;
 use crate::object::{self, Access, Created, Object};
@@ -58,6 +60,13 @@ pub(crate) struct Control {
     pub(crate) outboxes: Pinned<[ChannelOutbox; CHANNELS_MAX]>,
     pub(crate) subscribers: Pinned<[SubscriberSlot; SUBSCRIBERS_MAX]>,
     pub(crate) schemas: Pinned<[SchemaSlot; SCHEMAS_MAX]>,
+    /// By lane.
+    pub(crate) origins: Pinned<[OriginSlot; LANES_MAX]>,
+    /// By source, of the lane that was seen last.
+    pub(crate) source_origins: Pinned<[OriginSlot; SOURCES_MAX]>,
+    pub(crate) history_marks: Pinned<[HistoryMark; HISTORIES_MAX]>,
+    /// Touch none whose mark is not set: it has no memory.
+    pub(crate) histories: Pinned<[HistoryBlock; HISTORIES_MAX]>,
     region: Arc<Region>,
 }
 
@@ -71,7 +80,7 @@ impl Control {
     ) -> Result<Self, Error> {
         object::check_bus_name(bus)?;
         let name = object::control_name(bus);
-        match object::create(&name, CONTROL_BYTES, access)? {
+        match object::create(&name, CONTROL_BYTES, CONTROL_ALLOCATED_BYTES, access)? {
             Created::New(object) => {
                 object::try_lock(&object.descriptor);
                 initialise(&object.region, rules, limits)?;
@@ -137,7 +146,9 @@ impl Control {
             let message = format!("bus {bus:?} is being created by a process that does not finish");
             return Err(Error::new(ErrorKind::WrongLayout, message));
         }
-        object::allocate(descriptor, name, CONTROL_BYTES)?;
+        object::allocate(descriptor, name, 0, CONTROL_ALLOCATED_BYTES)?;
+        rustix::fs::ftruncate(descriptor, CONTROL_BYTES as u64)
+            .map_err(|errno| Error::io("size", name, errno))?;
         let Object { region, .. } = object::open(name, access)?;
         if !is_ready(&region) {
             initialise(&region, rules, limits)?;
@@ -196,6 +207,10 @@ impl Control {
             outboxes: region.pin(OUTBOXES_OFFSET).ok_or_else(short)?,
             subscribers: region.pin(SUBSCRIBERS_OFFSET).ok_or_else(short)?,
             schemas: region.pin(SCHEMAS_OFFSET).ok_or_else(short)?,
+            origins: region.pin(ORIGINS_OFFSET).ok_or_else(short)?,
+            source_origins: region.pin(SOURCE_ORIGINS_OFFSET).ok_or_else(short)?,
+            history_marks: region.pin(HISTORY_MARKS_OFFSET).ok_or_else(short)?,
+            histories: region.pin(HISTORIES_OFFSET).ok_or_else(short)?,
             region,
         })
     }

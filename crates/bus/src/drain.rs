@@ -36,10 +36,16 @@ use crate::rule::{Class, Rule, RuleTable};
 use crate::stats::ConsumerInfo;
 use crate::sync::atomic::Ordering;
 
+mod attribution;
 mod estate;
+mod record;
 mod registry;
 
 pub(crate) use registry::SourceTotalsPlain;
+
+use attribution::Attribution;
+use record::Recorder;
+use registry::SourceNumbers;
 
 /// A stamp further than this in the future is not waited for.
 const FUTURE_MAX_NS: u64 = 1_000_000_000;
@@ -261,9 +267,13 @@ struct DrainLane {
     committed_position: u64,
     committed_missing: u64,
     durable_position: u64,
+    /// The most bytes that waited in it, since that was told last.
+    lag_bytes_recent: u64,
     /// Drained since the last mark.
     dirty: bool,
     quarantined: bool,
+    /// Its publisher is dead, and we hold its sign of life.
+    is_lock_taken: bool,
     wake_after_bytes: u64,
     wake_after_events: u64,
 }
@@ -288,6 +298,9 @@ pub struct Drain {
     area: CommitArea,
     /// By channel.
     outboxes: Vec<Option<Box<Outbox>>>,
+    attribution: Attribution,
+    recorder: Recorder,
+    sources: SourceNumbers,
     directory_seen: u64,
     flush_seen: u64,
     rotate_seen: u64,
@@ -330,6 +343,9 @@ impl Drain {
             heap: BinaryHeap::new(),
             area,
             outboxes: (0..CHANNELS_MAX).map(|_| None).collect(),
+            attribution: Attribution::default(),
+            recorder: Recorder::default(),
+            sources: SourceNumbers::default(),
             directory_seen: u64::MAX,
             flush_seen: 0,
             // ORDERING: Relaxed; an old request is not repeated for a new consumer.
@@ -859,7 +875,9 @@ impl DrainLane {
 
     /// The time of the next record, if there is one that `cut_ns` allows.
     fn next_time(&mut self, cut_ns: u64) -> Result<Option<u64>, Damage> {
-        if self.reader.refresh()? == 0 {
+        let waiting = self.reader.refresh()?;
+        self.note_lag();
+        if waiting == 0 {
             return Ok(None);
         }
         Ok(self
@@ -869,9 +887,17 @@ impl DrainLane {
             .filter(|&t| t <= cut_ns))
     }
 
+    /// What waits as of the tail last seen: not taken, or taken and not committed.
+    #[inline(always)]
+    fn note_lag(&mut self) {
+        let lag_bytes = (self.reader.tail_seen()).saturating_sub(self.committed_position);
+        self.lag_bytes_recent = self.lag_bytes_recent.max(lag_bytes);
+    }
+
     /// Steps over everything that is there.
     fn skim(&mut self) -> Result<(), Damage> {
         self.reader.refresh()?;
+        self.note_lag();
         while let Some(header) = self.reader.peek()? {
             let sequence = header.sequence.get();
             self.counts.missing += sequence.saturating_sub(self.reader.sequence_next());

@@ -121,9 +121,8 @@ pub(crate) fn create(
 ) -> Result<Lane, Error> {
     let name = kind.object_name(bus, epoch);
     let capacity_bytes = u64::from(kind.capacity_bytes(rule));
-    let Created::New(object) =
-        object::create(&name, DATA_OFFSET + capacity_bytes as usize, access)?
-    else {
+    let length_bytes = DATA_OFFSET + capacity_bytes as usize;
+    let Created::New(object) = object::create(&name, length_bytes, length_bytes, access)? else {
         let message = format!("shared memory {name} exists already: somebody squats on the name");
         return Err(Error::new(ErrorKind::WrongOwner, message));
     };

@@ -40,6 +40,13 @@ pub(crate) const SCHEMA_BYTES: usize = 4096;
 pub(crate) const LABEL_BYTES: usize = 64;
 /// Longest event name, in bytes.
 pub(crate) const NAME_BYTES: usize = 128;
+/// Longest path of a publisher's executable that is kept, in bytes: the end of a longer one.
+pub(crate) const EXECUTABLE_BYTES: usize = 128;
+/// Intervals kept of each source and service: one hour of 10 s each, one before to count the first from, and one
+/// that is being overwritten.
+pub(crate) const INTERVALS_MAX: usize = 362;
+/// Blocks of history: one for each source, then one for each service.
+pub(crate) const HISTORIES_MAX: usize = SOURCES_MAX + SERVICES_MAX;
 
 /// The head of the control segment; everything in it is written before `ready`.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -253,8 +260,64 @@ pub(crate) struct SourceSlot {
 }
 const _: () = assert!(size_of::<SourceSlot>() == 8 + 64 + 128 + 208);
 
+/// Who is behind a lane, or was behind the last lane of a source. Consumer only.
+#[repr(C)]
+pub(crate) struct OriginSlot {
+    /// The lane that these words are about; 0 while they are being written.
+    pub(crate) epoch: AtomicU64,
+    pub(crate) started_ns: AtomicU64,
+    pub(crate) lag_bytes_max: AtomicU64,
+    pub(crate) pid: AtomicU32,
+    pub(crate) uid: AtomicU32,
+    /// 1 where the kernel has named the process, 0 where there is only the publisher's word.
+    pub(crate) verified: AtomicU32,
+    pub(crate) reserved: AtomicU32,
+    pub(crate) executable: [AtomicU64; EXECUTABLE_BYTES / 8],
+}
+const _: () = assert!(size_of::<OriginSlot>() == 168);
+
+/// The counters of a source or service at the end of one interval, as they were seen last in it.
+#[repr(C)]
+pub(crate) struct IntervalSlot {
+    /// Real time in ns, divided by the length of an interval.
+    pub(crate) number: AtomicU32,
+    pub(crate) lag_bytes_max: AtomicU32,
+    pub(crate) published: AtomicU64,
+    pub(crate) delivered: AtomicU64,
+    pub(crate) written: AtomicU64,
+    pub(crate) rejected: AtomicU64,
+    pub(crate) dropped: AtomicU64,
+    pub(crate) coalesced: AtomicU64,
+    pub(crate) suppressed: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+}
+const _: () = assert!(size_of::<IntervalSlot>() == 72);
+
+/// The last hour of one source or service. Allocated when it is first needed, see `HistoryMark`.
+#[repr(C, align(4096))]
+pub(crate) struct HistoryBlock {
+    /// Intervals ever begun; the newest is at `begun - 1`, modulo their number. Only intervals in which
+    /// something happened are begun.
+    pub(crate) begun: AtomicU64,
+    pub(crate) reserved: [AtomicU64; 7],
+    pub(crate) intervals: [IntervalSlot; INTERVALS_MAX],
+}
+const _: () = assert!(size_of::<HistoryBlock>() == 7 * 4096);
+
+/// Whether a block of history has memory. Nobody touches one that has not.
+#[repr(C)]
+pub(crate) struct HistoryMark {
+    pub(crate) allocated: AtomicU32,
+}
+
 // SAFETY: structures of atomics only; padding is never read.
 unsafe impl Shared for ReadyLine {}
+// SAFETY: as above.
+unsafe impl Shared for OriginSlot {}
+// SAFETY: as above.
+unsafe impl Shared for HistoryBlock {}
+// SAFETY: as above.
+unsafe impl Shared for HistoryMark {}
 // SAFETY: as above.
 unsafe impl Shared for DoorbellLine {}
 // SAFETY: as above.
@@ -313,8 +376,18 @@ pub(crate) const OUTBOXES_OFFSET: usize =
     page(BELLS_OFFSET + CHANNELS_MAX * size_of::<ChannelBell>());
 pub(crate) const SUBSCRIBERS_OFFSET: usize =
     page(OUTBOXES_OFFSET + CHANNELS_MAX * size_of::<ChannelOutbox>());
-pub(crate) const CONTROL_BYTES: usize =
+pub(crate) const ORIGINS_OFFSET: usize =
     page(SUBSCRIBERS_OFFSET + SUBSCRIBERS_MAX * size_of::<SubscriberSlot>());
+pub(crate) const SOURCE_ORIGINS_OFFSET: usize =
+    page(ORIGINS_OFFSET + LANES_MAX * size_of::<OriginSlot>());
+pub(crate) const HISTORY_MARKS_OFFSET: usize =
+    page(SOURCE_ORIGINS_OFFSET + SOURCES_MAX * size_of::<OriginSlot>());
+/// All that is allocated when the segment is made; what follows is allocated block by block.
+pub(crate) const CONTROL_ALLOCATED_BYTES: usize =
+    page(HISTORY_MARKS_OFFSET + HISTORIES_MAX * size_of::<HistoryMark>());
+pub(crate) const HISTORIES_OFFSET: usize = CONTROL_ALLOCATED_BYTES;
+pub(crate) const CONTROL_BYTES: usize =
+    HISTORIES_OFFSET + HISTORIES_MAX * size_of::<HistoryBlock>();
 
 const fn page(offset: usize) -> usize {
     offset.next_multiple_of(4096)

@@ -59,6 +59,8 @@ mod error;
 #[cfg(not(loom))]
 mod event;
 #[cfg(not(loom))]
+mod history;
+#[cfg(not(loom))]
 mod lane;
 #[cfg(not(loom))]
 mod layout;
@@ -69,9 +71,13 @@ mod names;
 #[cfg(not(loom))]
 mod object;
 #[cfg(not(loom))]
+mod origin;
+#[cfg(not(loom))]
 mod outbox;
 #[cfg(not(loom))]
 mod pattern;
+#[cfg(not(loom))]
+mod prometheus;
 #[cfg(not(loom))]
 mod publisher;
 #[cfg(not(loom))]
@@ -106,9 +112,12 @@ pub use self::{
     },
     error::{Error, ErrorKind},
     event::{Dropped, Event, Lagged, OwnedEvent, Subscriber},
+    history::{History, Interval, ServiceHistory, SourceHistory, sum_since},
     level::Level,
+    origin::Origin,
     outbox::Outbox,
     pattern::{NameError, Pattern, PatternError, check_event_name, literal_prefix},
+    prometheus::prometheus_text,
     publisher::{
         Claim, Counts, FlushError, Guarantee, PublishBatch, PublishError, Publisher, Topic,
     },

@@ -41,10 +41,16 @@ pub(crate) enum Created {
     Exists,
 }
 
-/// Creates `name` exclusively with all its memory allocated, so that no later store can fail.
+/// Creates `name` exclusively with its first `allocated_bytes` allocated, so that no later store there can
+/// fail. Of the rest nothing may be touched before it is allocated too ([`allocate`]).
 ///
-/// Costs a few system calls and the clearing of `length_bytes`.
-pub(crate) fn create(name: &str, length_bytes: usize, access: Access) -> Result<Created, Error> {
+/// Costs a few system calls and the clearing of `allocated_bytes`.
+pub(crate) fn create(
+    name: &str,
+    length_bytes: usize,
+    allocated_bytes: usize,
+    access: Access,
+) -> Result<Created, Error> {
     let mut map = match ShmemConf::new().os_id(name).size(length_bytes).create() {
         Ok(map) => map,
         Err(ShmemError::MappingIdExists) => return Ok(Created::Exists),
@@ -52,7 +58,7 @@ pub(crate) fn create(name: &str, length_bytes: usize, access: Access) -> Result<
     };
     map.set_owner(false);
     let prepared = open_descriptor(name).and_then(|descriptor| {
-        allocate(&descriptor, name, length_bytes)?;
+        allocate(&descriptor, name, 0, allocated_bytes)?;
         if let Some(group_id) = access.group_id {
             // The group first: the wider mode must never apply to the wrong group.
             rustix::fs::fchown(&descriptor, None, Some(Gid::from_raw(group_id)))
@@ -109,10 +115,16 @@ pub(crate) fn open_descriptor(name: &str) -> Result<OwnedFd, Error> {
     })
 }
 
-/// Makes the object `length_bytes` long with every page present: a full tmpfs is an error here
-/// instead of a SIGBUS at some later store.
-pub(crate) fn allocate(fd: &OwnedFd, name: &str, length_bytes: usize) -> Result<(), Error> {
-    rustix::fs::fallocate(fd, FallocateFlags::empty(), 0, length_bytes as u64).map_err(|errno| {
+/// Makes every page from `offset` on for `length_bytes` present, and the object at least that long: a full
+/// tmpfs is an error here instead of a SIGBUS at some later store.
+pub(crate) fn allocate(
+    fd: &OwnedFd,
+    name: &str,
+    offset: usize,
+    length_bytes: usize,
+) -> Result<(), Error> {
+    let (offset, length) = (offset as u64, length_bytes as u64);
+    rustix::fs::fallocate(fd, FallocateFlags::empty(), offset, length).map_err(|errno| {
         let cause = io::Error::from(errno);
         if errno == rustix::io::Errno::NOSPC {
             let message = format!(

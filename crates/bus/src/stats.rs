@@ -1,12 +1,13 @@
 //! Everything counted on a bus, read from shared memory without asking anyone.
 
-use crate::commit;
+use crate::commit::{self, LaneCommit};
 use crate::control::Control;
 use crate::drain::{Scope, SourceTotalsPlain};
 use crate::lane::{self, Lane, RingKind};
-use crate::layout::{load_text, text_of};
+use crate::layout::{SOURCES_MAX, load_text, text_of};
 use crate::object;
-use crate::ring::RingMemory;
+use crate::origin::Origin;
+use crate::ring::{RingHeader, RingMemory};
 use crate::subscribers::READY;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
@@ -26,7 +27,10 @@ pub struct DropCounts {
 impl DropCounts {
     /// All causes.
     pub fn total(&self) -> u64 {
-        self.full + self.deadline + self.too_long + self.other
+        // What publishers count may be any number where one of them means harm.
+        let some = self.full.saturating_add(self.deadline);
+        some.saturating_add(self.too_long)
+            .saturating_add(self.other)
     }
 }
 
@@ -75,10 +79,8 @@ pub struct LaneStats {
     pub epoch: u64,
     /// The publisher's label.
     pub label: String,
-    /// The publisher's process.
-    pub pid: u32,
-    /// The publisher's user.
-    pub uid: u32,
+    /// The process behind it.
+    pub origin: Origin,
     /// When it was made, real time in ns.
     pub created_ns: u64,
     /// Pattern of the rule it was made under.
@@ -87,6 +89,8 @@ pub struct LaneStats {
     pub capacity_bytes: u64,
     /// Committed by the publisher and not yet released.
     pub lag_bytes: u64,
+    /// The most bytes that ever waited in it, as the consumer saw it: at each pass, told once a second.
+    pub lag_bytes_max: u64,
     /// Events offered by the publisher.
     pub published: u64,
     /// Events taken by the consumer and committed.
@@ -116,6 +120,8 @@ pub struct SourceStats {
     pub label: String,
     /// Pattern of the rule.
     pub pattern: String,
+    /// The process behind the lane that was seen last; it may be gone.
+    pub origin: Origin,
     /// Lanes that live now.
     pub lanes_live: u64,
     /// Lanes that are gone.
@@ -138,6 +144,8 @@ pub struct SourceStats {
     pub in_flight: u64,
     /// Payload bytes delivered.
     pub delivered_bytes: u64,
+    /// The most bytes that ever waited in one of its lanes.
+    pub lag_bytes_max: u64,
 }
 
 /// A service's log, as committed.
@@ -307,16 +315,30 @@ fn read_lanes(control: &Control) -> Vec<LaneStats> {
         .collect()
 }
 
-fn lane_stats(control: &Control, slot: usize, lane: &Lane) -> LaneStats {
-    let header = lane.memory.header();
-    let scope = Scope::of(&lane.info.rule);
+/// What is counted of one lane.
+pub(crate) struct LaneCounts {
+    pub(crate) committed: LaneCommit,
+    pub(crate) published: u64,
+    pub(crate) dropped: DropCounts,
+    pub(crate) in_flight: u64,
+    pub(crate) lag_bytes: u64,
+}
+
+/// The counts of the lane `epoch` in `slot`, from shared memory alone.
+pub(crate) fn lane_counts(
+    control: &Control,
+    slot: usize,
+    epoch: u64,
+    scope: Scope,
+    header: &RingHeader,
+) -> LaneCounts {
     let flip = if scope == Scope::Persisted {
         &control.consumer.generation
     } else {
         &header.reader.selector
     };
     // Committed first: the publisher's numbers only grow meanwhile, so nothing comes out negative.
-    let committed = commit::lane(control, slot, lane.info.epoch, flip);
+    let committed = commit::lane(control, slot, epoch, flip);
     let line = &header.publisher;
     // ORDERING: Acquire (P4): numbers below it are in the lane or in the drop counters.
     let published = line
@@ -331,32 +353,17 @@ fn lane_stats(control: &Control, slot: usize, lane: &Lane) -> LaneStats {
         &line.dropped_too_long,
     ]
     .map(get);
+    // A publisher may write any numbers.
+    let known_sum = known.into_iter().fold(0, u64::saturating_add);
     let missing = published.saturating_sub(committed.delivered);
     let in_flight = match quarantined {
         true => 0,
-        false => missing.saturating_sub(known.iter().sum::<u64>().max(committed.missing)),
+        false => missing.saturating_sub(known_sum.max(committed.missing)),
     };
-    let other = missing.saturating_sub(known.iter().sum::<u64>() + in_flight);
-    LaneStats {
-        lane: slot as u32,
-        epoch: lane.info.epoch,
-        label: lane.info.label.clone(),
-        pid: lane.info.publisher_pid,
-        uid: lane.info.publisher_uid,
-        created_ns: lane.info.created_ns,
-        pattern: lane.info.rule.pattern.as_str().to_owned(),
-        capacity_bytes: lane.memory.capacity_bytes(),
-        // What passthrough lanes keep behind what is taken is history, not lag.
-        lag_bytes: get(&line.tail_position).saturating_sub(match scope {
-            Scope::Passthrough => get(&header.reader.durable_position),
-            _ => get(&header.reader.head_position),
-        }),
+    let other = missing.saturating_sub(known_sum.saturating_add(in_flight));
+    LaneCounts {
+        committed,
         published,
-        delivered: committed.delivered,
-        written: committed.written,
-        rejected: committed.rejected,
-        coalesced: committed.coalesced,
-        suppressed: committed.suppressed,
         dropped: DropCounts {
             full: known[0],
             deadline: known[1],
@@ -364,8 +371,54 @@ fn lane_stats(control: &Control, slot: usize, lane: &Lane) -> LaneStats {
             other,
         },
         in_flight,
+        // What passthrough lanes keep behind what is taken is history, not lag.
+        lag_bytes: get(&line.tail_position).saturating_sub(match scope {
+            Scope::Passthrough => get(&header.reader.durable_position),
+            _ => get(&header.reader.head_position),
+        }),
+    }
+}
+
+fn lane_stats(control: &Control, slot: usize, lane: &Lane) -> LaneStats {
+    let header = lane.memory.header();
+    let epoch = lane.info.epoch;
+    let scope = Scope::of(&lane.info.rule);
+    let counts = lane_counts(control, slot, epoch, scope, header);
+    let committed = counts.committed;
+    let place = &control.origins[slot];
+    let (origin, lag_bytes_max) = match place.load() {
+        Some((of, origin)) if of == epoch => (origin, place.lag_bytes_max()),
+        // No consumer has seen it yet: the publisher's word.
+        _ => {
+            let origin = Origin {
+                pid: lane.info.publisher_pid,
+                uid: lane.info.publisher_uid,
+                ..Origin::default()
+            };
+            (origin, 0)
+        }
+    };
+    LaneStats {
+        lane: slot as u32,
+        epoch,
+        label: lane.info.label.clone(),
+        origin,
+        created_ns: lane.info.created_ns,
+        pattern: lane.info.rule.pattern.as_str().to_owned(),
+        capacity_bytes: lane.memory.capacity_bytes(),
+        lag_bytes: counts.lag_bytes,
+        lag_bytes_max: lag_bytes_max.max(counts.lag_bytes),
+        published: counts.published,
+        delivered: committed.delivered,
+        written: committed.written,
+        rejected: committed.rejected,
+        coalesced: committed.coalesced,
+        suppressed: committed.suppressed,
+        dropped: counts.dropped,
+        in_flight: counts.in_flight,
         delivered_bytes: committed.delivered_bytes,
-        quarantined,
+        // ORDERING: Relaxed; a flag that says only itself.
+        quarantined: header.reader.quarantined.load(Ordering::Relaxed) != 0,
     }
 }
 
@@ -373,15 +426,16 @@ fn read_sources(control: &Control, lanes: &[LaneStats]) -> Vec<SourceStats> {
     let mut sources: Vec<SourceStats> = control
         .sources
         .iter()
+        .enumerate()
         // ORDERING: Acquire; the texts were stored before the mark.
-        .filter(|slot| slot.in_use.load(Ordering::Acquire) == 1)
-        .map(|slot| {
-            // ORDERING: Acquire; the totals were stored before the selector.
-            let bank = slot.selector.load(Ordering::Acquire) & 1;
-            let totals = SourceTotalsPlain::load(&slot.totals[bank as usize]);
+        .filter(|(_, slot)| slot.in_use.load(Ordering::Acquire) == 1)
+        .map(|(index, slot)| {
+            let place = &control.source_origins[index];
+            let totals = SourceTotalsPlain::load_in_force(slot);
             SourceStats {
                 label: load_text(&slot.label),
                 pattern: load_text(&slot.pattern),
+                origin: place.load().map(|(_, origin)| origin).unwrap_or_default(),
                 lanes_live: 0,
                 lanes_gone: totals.lanes,
                 published: totals.published,
@@ -398,6 +452,7 @@ fn read_sources(control: &Control, lanes: &[LaneStats]) -> Vec<SourceStats> {
                 },
                 in_flight: 0,
                 delivered_bytes: totals.bytes,
+                lag_bytes_max: place.lag_bytes_max(),
             }
         })
         .collect();
@@ -405,6 +460,9 @@ fn read_sources(control: &Control, lanes: &[LaneStats]) -> Vec<SourceStats> {
         let known = sources
             .iter()
             .position(|source| source.label == lane.label && source.pattern == lane.pattern);
+        // Where every place is taken, the consumer counts it among the others.
+        let is_full = known.is_none() && sources.len() >= SOURCES_MAX;
+        let known = known.or(is_full.then_some(SOURCES_MAX - 1));
         let index = known.unwrap_or_else(|| {
             sources.push(SourceStats::empty(&lane.label, &lane.pattern));
             sources.len() - 1
@@ -419,6 +477,7 @@ impl SourceStats {
         SourceStats {
             label: label.to_owned(),
             pattern: pattern.to_owned(),
+            origin: Origin::default(),
             lanes_live: 0,
             lanes_gone: 0,
             published: 0,
@@ -430,23 +489,29 @@ impl SourceStats {
             dropped: DropCounts::default(),
             in_flight: 0,
             delivered_bytes: 0,
+            lag_bytes_max: 0,
         }
     }
 
     fn add_live(&mut self, lane: &LaneStats) {
+        let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
         self.lanes_live += 1;
-        self.published += lane.published;
-        self.delivered += lane.delivered;
-        self.written += lane.written;
-        self.rejected += lane.rejected;
-        self.coalesced += lane.coalesced;
-        self.suppressed += lane.suppressed;
-        self.dropped.full += lane.dropped.full;
-        self.dropped.deadline += lane.dropped.deadline;
-        self.dropped.too_long += lane.dropped.too_long;
-        self.dropped.other += lane.dropped.other;
-        self.in_flight += lane.in_flight;
-        self.delivered_bytes += lane.delivered_bytes;
+        if self.origin == Origin::default() {
+            self.origin = lane.origin.clone();
+        }
+        self.lag_bytes_max = self.lag_bytes_max.max(lane.lag_bytes_max);
+        add(&mut self.published, lane.published);
+        add(&mut self.delivered, lane.delivered);
+        add(&mut self.written, lane.written);
+        add(&mut self.rejected, lane.rejected);
+        add(&mut self.coalesced, lane.coalesced);
+        add(&mut self.suppressed, lane.suppressed);
+        add(&mut self.dropped.full, lane.dropped.full);
+        add(&mut self.dropped.deadline, lane.dropped.deadline);
+        add(&mut self.dropped.too_long, lane.dropped.too_long);
+        add(&mut self.dropped.other, lane.dropped.other);
+        add(&mut self.in_flight, lane.in_flight);
+        add(&mut self.delivered_bytes, lane.delivered_bytes);
     }
 }
 

@@ -45,7 +45,7 @@ impl Seat {
         // ORDERING: Relaxed; the number only has to be unique.
         let epoch = control.request.last_epoch.fetch_add(1, Ordering::Relaxed) + 1;
         let name = object::subscriber_name(&control.bus, epoch);
-        let Created::New(object) = object::create(&name, 8, control.access)? else {
+        let Created::New(object) = object::create(&name, 8, 8, control.access)? else {
             let message =
                 format!("shared memory {name} exists already: somebody squats on the name");
             return Err(Error::new(ErrorKind::WrongOwner, message));

@@ -89,8 +89,8 @@ pub(crate) enum Command {
     #[command(after_help = concat!("Examples:\n  millpond tail --service web\n  millpond tail -f\n  millpond tail --service web,db -n 50 -f\n\nFollowing survives rotation, takes in services that appear later, and uses no CPU while nothing is written. `millpond query --follow` is the same with filters.\n\nExit codes: 0 found (or stopped while following), 1 nothing there, 2 error."))]
     Tail(TailFlags),
     /// Show what is counted on the bus, from shared memory; works when the daemon hangs or is dead
-    #[command(after_help = concat!("Examples:\n  millpond stats\n  millpond stats --json | jq '.sources[] | select(.dropped.total > 0)'\n\nExit codes: 0 nothing lost, 1 something was dropped or rejected, 2 error."))]
-    Stats,
+    #[command(after_help = concat!("Examples:\n  millpond stats\n  millpond stats --json | jq '.sources[] | select(.dropped.total > 0)'\n  millpond stats --since 10m\n  millpond stats --by service --since 1h\n  millpond stats --format prometheus > /var/lib/node_exporter/millpond.prom\n\nWhere something was lost or is behind, the first lines say who was the loudest: by events published in the last ten minutes (or `--since`). Process, user and executable are what the kernel tells; `?` marks a publisher's own word. The history of an hour is in shared memory and outlives the daemon.\n\nExit codes: 0 nothing lost (with `--since`: since then), or --format prometheus; 1 something was dropped or rejected, 2 error."))]
+    Stats(StatsFlags),
     /// Say which rule applies to an event name, how its events are delivered, and why
     #[command(after_help = concat!("Examples:\n  millpond explain data:users:created\n  millpond explain log:web:pty:out --json\n  millpond explain 'data:*'\n\nFor a pattern it lists the rules that can carry names that match it, in order of precedence.\n\nExit codes: 0 a rule applies, 1 none does, 2 error."))]
     Explain {
@@ -279,6 +279,41 @@ pub(crate) struct WaitFlags {
     /// Print the position of now, for a later `--since`, and end
     #[arg(long)]
     pub(crate) print_position: bool,
+}
+
+/// What a line of statistics is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StatsBy {
+    /// A publisher's label and a rule
+    Source,
+    /// A log
+    Service,
+    /// One process's ring
+    Lane,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StatsFormat {
+    /// For people
+    Text,
+    /// One object, the same as --json
+    Json,
+    /// The text exposition format, for a scrape
+    Prometheus,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatsFlags {
+    /// Show only this table, all of it, who produced most first [default: sources and services]
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub(crate) by: Option<StatsBy>,
+    /// Counts and rates of that long until now, at most an hour, in steps of 10 s [default: since
+    /// the bus was made]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) since: Option<Duration>,
+    /// How to print [default: text, or json with --json]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub(crate) format: Option<StatsFormat>,
 }
 
 #[derive(Debug, Args)]

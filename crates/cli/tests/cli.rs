@@ -861,3 +861,136 @@ fn a_subscriber_ends_when_nobody_reads_its_output_though_nothing_comes() {
         assert_eq!(child.wait().expect("it ends").code(), Some(0));
     }
 }
+
+/// A flood that was dropped while no daemon ran, by a process that is gone.
+fn flood(place: &Place) {
+    let config = place.dir.path().join("flood.toml");
+    let rules = "[[rule]]\npattern = \"log:*\"\nservice = \"*\"\noverflow = \"drop-newest\"\nlane-bytes = \"64KiB\"\n\
+                 payload-bytes-limit = \"4KiB\"\n";
+    std::fs::write(&config, rules).expect("a file");
+    let config = config.display().to_string();
+    let quiet = place.run(&["publish", "log:web:quiet", "x", "--config", &config]);
+    assert_eq!(code(&quiet), 0, "{quiet:?}");
+    let lines = b"a line of the flood\n".repeat(20_000);
+    let pipe = [
+        "pipe",
+        "--service",
+        "web",
+        "--timeout",
+        "10ms",
+        "--config",
+        &config,
+    ];
+    let output = place.feed(&pipe, &lines);
+    assert_eq!(code(&output), 2, "nobody writes what was taken: {output:?}");
+}
+
+#[test]
+fn stats_name_the_loudest_and_tell_the_last_minutes() {
+    let mut place = Place::new("loudest");
+    flood(&place);
+    // Nobody has looked behind it, and nobody drains.
+    let dead = text(&place.run(&["stats", "--since", "10m"]).stdout);
+    assert!(
+        dead.contains("loudest in the last 10m: pipe:web under log:*"),
+        "{dead}"
+    );
+    place.start(&[]);
+    let deadline_free = |args: &[&str]| text(&place.run(args).stdout);
+    while !deadline_free(&["stats", "--by", "lane"]).contains(": 0 lanes,") {
+        std::thread::yield_now();
+    }
+    for args in [
+        &["stats"][..],
+        &["stats", "--since", "10m", "--by", "source"],
+    ] {
+        let output = place.run(args);
+        assert_eq!(code(&output), 1, "{args:?}");
+        let shown = text(&output.stdout);
+        let loudest = shown
+            .lines()
+            .find(|line| line.starts_with("loudest in the last 10m"));
+        let loudest = loudest.unwrap_or_else(|| panic!("{args:?}: {shown}"));
+        assert!(loudest.contains("pipe:web under log:* (pid "), "{loudest}");
+        assert!(loudest.contains("100 % of 20.0 k events, "), "{loudest}");
+        let header = shown.lines().find(|line| line.starts_with("source"));
+        let header = header.expect("a table");
+        for column in [
+            "coalesced",
+            "suppressed",
+            "bytes",
+            "peak lag",
+            "process",
+            "user",
+            "executable",
+        ] {
+            assert!(header.contains(column), "{header}");
+        }
+        let place_of = |label: &str| shown.lines().position(|line| line.starts_with(label));
+        assert!(
+            place_of("pipe:web") < place_of("publish"),
+            "who produced most is first: {shown}"
+        );
+    }
+    let services = text(
+        &place
+            .run(&["stats", "--by", "service", "--since", "1h"])
+            .stdout,
+    );
+    assert!(
+        services.lines().any(|line| line.starts_with("web ")),
+        "{services}"
+    );
+    assert_eq!(
+        code(&place.run(&["stats", "--by", "lane", "--since", "1h"])),
+        2
+    );
+    let page = place.run(&["stats", "--format", "prometheus"]);
+    assert_eq!(code(&page), 0);
+    let page = text(&page.stdout);
+    assert!(
+        page.contains("# TYPE millpond_events_dropped_total counter\n"),
+        "{page}"
+    );
+    assert!(
+        page.contains("source=\"pipe:web\",rule=\"log:*\",cause=\"full\"} "),
+        "{page}"
+    );
+    let json = place.run(&["stats", "--format", "json", "--since", "10m"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert_eq!(json["loudest"]["label"], "pipe:web");
+    let history = &json["history"]["sources"][0];
+    let source = json["sources"]
+        .as_array()
+        .and_then(|all| all.iter().find(|source| source["label"] == "pipe:web"))
+        .expect("the source");
+    assert_eq!(history["label"], "pipe:web");
+    for key in [
+        "published",
+        "delivered",
+        "written",
+        "coalesced",
+        "suppressed",
+    ] {
+        assert_eq!(history["total"][key], source[key], "{key}");
+    }
+    assert_eq!(history["total"]["dropped"], source["dropped"]["total"]);
+    for key in [
+        "pid",
+        "uid",
+        "user",
+        "executable",
+        "process_started_ns",
+        "verified",
+        "lag_bytes_max",
+    ] {
+        assert!(!source[key].is_null(), "{key}");
+    }
+    place.stop();
+    let dead = place.run(&["stats", "--json"]);
+    let dead: serde_json::Value = serde_json::from_slice(&dead.stdout).expect("JSON");
+    assert_eq!(
+        dead["loudest"]["label"], "pipe:web",
+        "the history outlives the daemon"
+    );
+}

@@ -4,9 +4,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use millpond_bus::sum_since;
 use millpond_tests::{Random, setting};
 
-use crate::support::{Found, Place, assert_identity, outcomes_of, source};
+use crate::support::{
+    Found, Place, assert_history_is_counters, assert_identity, outcomes_of, source, wait_until,
+};
 
 fn every_event_is_there_once(backend: &str, most_millis: u64) {
     let place = Place::new("kill -9 of the daemon", "block");
@@ -27,7 +30,9 @@ fn every_event_is_there_once(backend: &str, most_millis: u64) {
         expected.insert(label, published.published);
     }
     let stats = place.settled();
+    assert_history_is_counters(&place.bus);
     daemon.stop();
+    assert_history_is_counters(&place.bus);
     Found::read(&place.logs()).assert_complete(&expected);
     for (label, &published) in &expected {
         let source = source(&stats, label);
@@ -70,4 +75,56 @@ fn daemon_killed_at_once_loses_and_doubles_nothing_auto() {
 #[test]
 fn daemon_killed_at_once_loses_and_doubles_nothing_pwrite() {
     every_event_is_there_once("pwrite", 12);
+}
+
+/// The daemon is killed, a flood is dropped while nobody drains, and its publisher goes as well. What it did, and
+/// who it was, is still there.
+#[test]
+fn a_flood_is_named_after_the_fact_and_its_history_outlives_the_daemon() {
+    let place = Place::new("who flooded", "drop");
+    let daemon = place.daemon("auto", &[]);
+    let quiet = place.publisher("quiet", "log:web:quiet", &["size=64", "count=10"]);
+    let mut loud = place.publisher("loud", "log:web:loud", &["size=64"]);
+    let loud_pid = loud.pid();
+    let dropped = |label: &str| {
+        let stats = place.bus.stats();
+        let mut found = stats.sources.iter().filter(|source| source.label == label);
+        found.next().map_or(0, |source| source.dropped.total())
+    };
+    // The consumer has seen who it is, and the history has begun.
+    wait_until(|| {
+        let stats = place.bus.stats();
+        let mut lanes = stats.lanes.iter();
+        lanes.any(|lane| lane.label == "loud" && lane.origin.is_verified)
+    });
+    daemon.kill();
+    let before = dropped("loud");
+    wait_until(|| dropped("loud") > before + 1000);
+    // Readers need no daemon.
+    let history = place.bus.history();
+    let sum = |label: &str| {
+        let mut found = history
+            .sources
+            .iter()
+            .filter(|source| source.label == label);
+        sum_since(&found.next().expect("it has published").intervals, 0)
+    };
+    assert!(sum("loud").dropped > before + 1000);
+    assert!(sum("loud").published > sum("quiet").published);
+    loud.let_go();
+    // It stays until what the lane holds is written.
+    let daemon = place.daemon("auto", &[]);
+    loud.end();
+    quiet.end();
+    let stats = place.settled();
+    let source = source(&stats, "loud");
+    assert_identity(source);
+    assert!(source.lag_bytes_max > 32 << 10, "{source:?}");
+    let origin = &source.origin;
+    assert!(origin.is_verified, "{origin:?}");
+    assert_eq!(origin.pid, loud_pid);
+    assert!(origin.executable.ends_with("/publisher"), "{origin:?}");
+    assert_history_is_counters(&place.bus);
+    daemon.stop();
+    assert_history_is_counters(&place.bus);
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use millpond_bus::{Bus, SourceStats, Stats};
+use millpond_bus::{Bus, SourceStats, Stats, sum_since};
 use millpond_logfile::{SegmentId, list_segments, list_services, parse_line};
 use millpond_tests::{Watchdog, options, setting};
 
@@ -447,9 +447,34 @@ pub(crate) fn assert_identity(source: &SourceStats) {
     assert_eq!(source.in_flight, 0, "{source:?}");
     assert_eq!(
         source.delivered,
-        source.written + source.rejected,
+        source.written + source.rejected + source.coalesced + source.suppressed,
         "{source:?}"
     );
+}
+
+/// The history of an hour adds up to the counters, for each source and each service.
+pub(crate) fn assert_history_is_counters(bus: &Bus) {
+    let (history, stats) = (bus.history(), bus.stats());
+    assert_eq!(history.sources.len(), stats.sources.len());
+    for (kept, source) in history.sources.iter().zip(&stats.sources) {
+        assert_eq!(kept.label, source.label);
+        let sum = sum_since(&kept.intervals, 0);
+        assert_eq!(sum.published, source.published, "{kept:?}");
+        assert_eq!(sum.delivered, source.delivered, "{kept:?}");
+        assert_eq!(sum.written, source.written, "{kept:?}");
+        assert_eq!(sum.dropped, source.dropped.total(), "{kept:?}");
+        assert_eq!(sum.coalesced, source.coalesced, "{kept:?}");
+        assert_eq!(sum.suppressed, source.suppressed, "{kept:?}");
+        assert_eq!(sum.bytes, source.delivered_bytes, "{kept:?}");
+    }
+    for (kept, service) in history.services.iter().zip(&stats.services) {
+        let sum = sum_since(&kept.intervals, 0);
+        assert_eq!(
+            (sum.written, sum.bytes),
+            (service.lines, service.bytes),
+            "{kept:?}"
+        );
+    }
 }
 
 /// The source with this label.

@@ -1,5 +1,6 @@
 //! Housekeeping: lanes that come, lanes whose publisher is gone, and the totals that outlive them.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -11,6 +12,7 @@ use crate::error::Error;
 use crate::lane::{self, Lane, RingKind};
 use crate::layout::{SOURCES_MAX, SourceSlot, SourceTotals, load_text, store_text};
 use crate::ring::Reader;
+use crate::stats::LaneCounts;
 use crate::subscribers;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,7 +22,8 @@ const ORPHAN_AGE: Duration = Duration::from_secs(10);
 impl Drain {
     /// Looks after everything that is not an event: new lanes, dead publishers, the clock, the heartbeat.
     ///
-    /// Call it about once a second and when [`Drain::directory_changed`]. Costs two system calls a lane.
+    /// Call it about once a second and when [`Drain::directory_changed`]. Costs two system calls a lane, for new lanes a
+    /// reading of `/proc/locks` and some microseconds each, and once a second some loads and stores a source.
     ///
     /// True where a publisher has closed its lane and something in it is not committed yet: call again soon,
     /// so that lanes of publishers that come and go quickly do not add up.
@@ -28,7 +31,9 @@ impl Drain {
         clock::recalibrate(&self.control.calibration);
         self.beat();
         self.open_new_lanes();
+        self.attribute();
         self.remove_dead_lanes();
+        self.record_history();
         self.open_lanes().any(DrainLane::is_closed)
     }
 
@@ -110,7 +115,7 @@ impl Drain {
                 commit::batched_lane(&self.control, slot, lane.info.epoch, epoch, tail)
             }
         };
-        let source = source_index(&self.control, &lane.info.label, rule.pattern.as_str());
+        let source = (self.sources).number(&self.control, &lane.info.label, rule.pattern.as_str());
         // The last consumer may have died between its commit and the release. What passthrough lanes keep
         // behind that is history.
         if scope != Scope::Passthrough {
@@ -151,8 +156,10 @@ impl Drain {
             committed_position: committed.position,
             committed_missing: committed.missing,
             durable_position: 0,
+            lag_bytes_recent: 0,
             dirty: false,
             quarantined: false,
+            is_lock_taken: false,
             descriptor: lane.descriptor,
             info: lane.info,
             reader,
@@ -163,6 +170,7 @@ impl Drain {
             // Its publisher may wait for what an earlier consumer has taken.
             made.mark_durable(committed.position);
         }
+        self.attribution.meet(&self.control, &made);
         self.lanes[slot] = Some(Box::new(made));
         self.open_slots.push(slot);
         Ok(())
@@ -173,7 +181,7 @@ impl Drain {
         let mut removed = false;
         for index in 0..self.open_slots.len() {
             let slot = self.open_slots[index];
-            let Some(lane) = &self.lanes[slot] else {
+            let Some(lane) = self.lanes[slot].as_deref_mut() else {
                 continue;
             };
             if lane.is_finished() {
@@ -196,10 +204,10 @@ impl Drain {
             return;
         };
         self.leave_estate(&lane);
-        let label = &lane.info.label;
-        let pattern = lane.info.rule.pattern.as_str();
+        self.recorder.keep_lag(&self.control, &lane);
         let totals = SourceTotalsPlain::of(&lane);
-        fold_source(&self.control, label, pattern, lane.info.epoch, &totals);
+        let source = &self.control.sources[lane.source as usize];
+        fold_source(source, lane.info.epoch, &totals);
         object::unlink(&object::lane_name(&self.control.bus, lane.info.epoch));
         self.area.set_lane(slot, LaneCommit::default());
         // ORDERING: Relaxed; the word does not change while the lane is ours.
@@ -290,9 +298,10 @@ impl DrainLane {
     }
 
     /// Nothing will come any more, and everything that came is committed (or given up).
-    fn is_finished(&self) -> bool {
+    fn is_finished(&mut self) -> bool {
         let closed = self.is_closed();
-        let gone = closed || object::try_lock(&self.descriptor);
+        self.is_lock_taken |= !closed && object::try_lock(&self.descriptor);
+        let gone = closed || self.is_lock_taken;
         if gone && !closed && !self.quarantined && self.has_records() {
             // Keep the lock: the publisher is dead, and what it left is still to be drained.
             return false;
@@ -364,22 +373,47 @@ impl SourceTotalsPlain {
         self.dropped_other = missing;
     }
 
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.lanes += other.lanes;
-        self.published += other.published;
-        self.delivered += other.delivered;
-        self.written += other.written;
-        self.rejected += other.rejected;
-        self.dropped_full += other.dropped_full;
-        self.dropped_deadline += other.dropped_deadline;
-        self.dropped_too_long += other.dropped_too_long;
-        self.dropped_other += other.dropped_other;
-        self.bytes += other.bytes;
-        self.coalesced += other.coalesced;
-        self.suppressed += other.suppressed;
+    /// Adds what is counted so far of a lane that lives.
+    pub(crate) fn add_live(&mut self, counts: &LaneCounts) {
+        let committed = &counts.committed;
+        let mut live = SourceTotalsPlain {
+            lanes: 0,
+            published: counts.published - counts.in_flight.min(counts.published),
+            delivered: committed.delivered,
+            written: committed.written,
+            rejected: committed.rejected,
+            dropped_full: counts.dropped.full,
+            dropped_deadline: counts.dropped.deadline,
+            dropped_too_long: counts.dropped.too_long,
+            dropped_other: counts.dropped.other,
+            bytes: committed.delivered_bytes,
+            coalesced: committed.coalesced,
+            suppressed: committed.suppressed,
+        };
+        // As it will be when the lane is gone: a publisher may claim more drops than there are numbers missing.
+        live.settle();
+        live.published = counts.published;
+        self.add(&live);
     }
 
-    pub(crate) fn load(slot: &SourceTotals) -> Self {
+    pub(crate) fn add(&mut self, other: &Self) {
+        // A publisher may write any numbers.
+        let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
+        add(&mut self.lanes, other.lanes);
+        add(&mut self.published, other.published);
+        add(&mut self.delivered, other.delivered);
+        add(&mut self.written, other.written);
+        add(&mut self.rejected, other.rejected);
+        add(&mut self.dropped_full, other.dropped_full);
+        add(&mut self.dropped_deadline, other.dropped_deadline);
+        add(&mut self.dropped_too_long, other.dropped_too_long);
+        add(&mut self.dropped_other, other.dropped_other);
+        add(&mut self.bytes, other.bytes);
+        add(&mut self.coalesced, other.coalesced);
+        add(&mut self.suppressed, other.suppressed);
+    }
+
+    fn load(slot: &SourceTotals) -> Self {
         SourceTotalsPlain {
             lanes: line_value(&slot.lanes),
             published: line_value(&slot.published),
@@ -394,6 +428,13 @@ impl SourceTotalsPlain {
             coalesced: line_value(&slot.coalesced),
             suppressed: line_value(&slot.suppressed),
         }
+    }
+
+    /// Of the bank that is in force.
+    pub(crate) fn load_in_force(slot: &SourceSlot) -> Self {
+        // ORDERING: Acquire; the totals were stored before the selector.
+        let bank = slot.selector.load(Ordering::Acquire) & 1;
+        Self::load(&slot.totals[bank as usize])
     }
 
     fn store(&self, slot: &SourceTotals, last_epoch: u64) {
@@ -416,14 +457,7 @@ impl SourceTotalsPlain {
 }
 
 /// Adds a lane's totals to its source, once, whatever happens in between.
-fn fold_source(
-    control: &Control,
-    label: &str,
-    pattern: &str,
-    epoch: u64,
-    totals: &SourceTotalsPlain,
-) {
-    let slot = &control.sources[source_index(control, label, pattern) as usize];
+fn fold_source(slot: &SourceSlot, epoch: u64, totals: &SourceTotalsPlain) {
     // ORDERING: Relaxed; the consumer is the only writer.
     let selector = slot.selector.load(Ordering::Relaxed);
     let current = &slot.totals[(selector & 1) as usize];
@@ -436,6 +470,28 @@ fn fold_source(
     sum.store(&slot.totals[(next & 1) as usize], epoch);
     // ORDERING: Release; the totals before the word that puts them in force.
     slot.selector.store(next, Ordering::Release);
+}
+
+/// The slots of sources, remembered: publishers come and go under the same labels, and the table has a thousand
+/// texts to compare.
+#[derive(Default)]
+pub(super) struct SourceNumbers {
+    known: HashMap<(String, String), u32>,
+}
+
+impl SourceNumbers {
+    fn number(&mut self, control: &Control, label: &str, pattern: &str) -> u32 {
+        let key = (label.to_owned(), pattern.to_owned());
+        if let Some(&number) = self.known.get(&key) {
+            return number;
+        }
+        let number = source_index(control, label, pattern);
+        // Those that share the last slot may be any number.
+        if (number as usize) < SOURCES_MAX - 1 {
+            self.known.insert(key, number);
+        }
+        number
+    }
 }
 
 /// The slot of this source: its own, a free one, or the last one for all that came too late.

@@ -300,17 +300,29 @@ fn answer(out: &mut dyn Write, what: &str, found: &str, started: Instant) -> Res
 /// Prints the table; true if anything was lost.
 fn accounting(out: &mut dyn Write, stats: &Stats) -> Result<bool, Failure> {
     writeln!(out)?;
-    let mut table = Table::new(&["source", "published", "=", "written", "+", "dropped"]);
+    let mut table = Table::new(&[
+        "source",
+        "published",
+        "=",
+        "written",
+        "+",
+        "reduced",
+        "+",
+        "dropped",
+    ]);
     let mut balanced = true;
     let mut lost = false;
     for source in &stats.sources {
-        balanced &= source.published == source.written + source.dropped.total();
+        let reduced = source.coalesced + source.suppressed;
+        balanced &= source.published == source.written + reduced + source.dropped.total();
         lost |= source.dropped.total() > 0;
         table.row(vec![
             source.label.clone(),
             source.published.to_string(),
             "=".to_owned(),
             source.written.to_string(),
+            "+".to_owned(),
+            reduced.to_string(),
             "+".to_owned(),
             source.dropped.total().to_string(),
         ]);

@@ -39,7 +39,7 @@ pub(crate) fn run(command: Command, settings: &Settings) -> Run {
         Command::Wait(flags) => wait::run(&flags, settings),
         Command::Cat(flags) => cat::run(&flags, settings),
         Command::Tail(flags) => tail::run(&flags, settings),
-        Command::Stats => stats::run(settings),
+        Command::Stats(flags) => stats::run(&flags, settings),
         Command::Explain { name } => explain::run(&name, settings),
         Command::Doctor => doctor::run(settings),
         Command::Config(ConfigFlags {
