@@ -13,7 +13,7 @@ use millpond_benches::{
     Spread, cpu_seconds, is_tiny, machine, read_line, rounds, size, start_self,
 };
 use millpond_bus::{Bus, BusOptions, Guarantee, Level, Overflow, Rule, RuleTable};
-use millpond_daemon::{BackendChoice, Daemon, Policy};
+use millpond_daemon::{BackendChoice, Daemon, Policy, Reductions};
 use millpond_logfile::{Level as LineLevel, LineWriter, Query, Reader, Source};
 
 /// With time, level and source a line of 128 bytes.
@@ -183,8 +183,15 @@ fn daemon_process(bus: &str, logs: &Path, backend: &str) {
         total_bytes_limit: None,
         ..Policy::default()
     };
+    // For a comparison: `MILLPOND_BENCH_REPEATS=off` writes every record as it comes.
+    let looks = std::env::var_os("MILLPOND_BENCH_REPEATS").is_none_or(|value| value != "off");
+    let reductions = match looks {
+        true => Reductions::default(),
+        false => Reductions::none(),
+    };
     let running = Daemon::builder(&bus, logs)
         .policy(policy)
+        .reductions(reductions)
         .spawn()
         .expect("the daemon starts");
     println!("ready");
@@ -205,13 +212,16 @@ fn publisher_process(bus: &str, number: &str, lines: u64) {
                 .expect("a rule matches")
         })
         .collect();
-    let message = [b'm'; MESSAGE_BYTES];
+    let mut message = [b'm'; MESSAGE_BYTES];
     println!("ready");
     std::io::stdin()
         .read_to_end(&mut Vec::new())
         .expect("our input can be read");
     for line in 0..lines {
         let topic = topics[(line / 64) as usize % SERVICES];
+        // No two in a row are the same: those would become one line.
+        message[..8].copy_from_slice(&line.to_le_bytes().map(|byte| b'a' + (byte & 15)));
+        message[8..16].copy_from_slice(&line.to_le_bytes().map(|byte| b'a' + (byte >> 4)));
         publisher
             .publish(topic, Level::Info, &message)
             .expect("the daemon drains");

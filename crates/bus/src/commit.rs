@@ -43,6 +43,8 @@ pub struct ServiceCommit {
     pub segments: u64,
     /// What reduction took from the lanes and no line has told yet.
     pub untold: Untold,
+    /// Pieces of text ever replaced by redaction, also in lines that were then swallowed or suppressed.
+    pub redacted: u64,
 }
 
 /// Lines that were taken from their lanes and stand in no file: repeats of the last line, and what a rate limit
@@ -153,6 +155,7 @@ impl ServiceCommitSlot {
         put(&self.suppressed, untold.suppressed);
         put(&self.suppressed_first_ns, untold.suppressed_first_ns);
         put(&self.suppressed_last_ns, untold.suppressed_last_ns);
+        put(&self.redacted, commit.redacted);
     }
 
     fn load(&self) -> ServiceCommit {
@@ -175,6 +178,7 @@ impl ServiceCommitSlot {
                 suppressed_first_ns: get(&self.suppressed_first_ns),
                 suppressed_last_ns: get(&self.suppressed_last_ns),
             },
+            redacted: get(&self.redacted),
         }
     }
 }

@@ -186,7 +186,9 @@ pub(crate) struct ServiceCommitSlot {
     pub(crate) suppressed: AtomicU64,
     pub(crate) suppressed_first_ns: AtomicU64,
     pub(crate) suppressed_last_ns: AtomicU64,
-    pub(crate) reserved: [AtomicU64; 4],
+    /// Pieces of text that redaction has replaced, ever.
+    pub(crate) redacted: AtomicU64,
+    pub(crate) reserved: [AtomicU64; 3],
 }
 const _: () = assert!(size_of::<ServiceCommitSlot>() == 256);
 

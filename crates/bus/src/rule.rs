@@ -229,6 +229,17 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// The source of lines that the daemon itself writes into a service's log. No event has it: see
+    /// [`Rule::service_and_source`].
+    ///
+    /// ```
+    /// use millpond_bus::Rule;
+    /// let rule = Rule { service: Some("*".into()), ..Rule::new("log:*".parse()?) };
+    /// assert_eq!(rule.service_and_source("log:web:millpond"), None);
+    /// # Ok::<(), millpond_bus::PatternError>(())
+    /// ```
+    pub const OWN_SOURCE: &str = "millpond";
+
     /// A rule with the defaults: batches of 50 ms, 100 events or 256 KiB, lanes and outbox of 1 MiB, payloads
     /// up to 64 KiB, publishers that wait 100 ms for space.
     pub fn new(pattern: Pattern) -> Self {
@@ -269,15 +280,21 @@ impl Rule {
 
     /// The service and the source that `name` is logged under: a fixed service takes the whole name as
     /// source; a `*` takes the first segment it matched as service and the rest as source, or the name's
-    /// own first segment where there is no rest. `None` where the rule is not persisted or does not match.
+    /// own first segment where there is no rest. `None` where the rule is not persisted or does not match, and
+    /// where the source would be [`Rule::OWN_SOURCE`] or a part of it: such an event is taken and counted as
+    /// rejected.
     pub fn service_and_source<'a>(&'a self, name: &'a str) -> Option<(&'a str, &'a str)> {
         let service = self.service.as_deref()?;
-        if service != "*" {
-            return Some((service, name));
-        }
-        let matched = self.pattern.first_star(name)?;
-        let own = name.split(':').next().unwrap_or(name);
-        Some(matched.split_once(':').unwrap_or((matched, own)))
+        let (service, source) = if service != "*" {
+            (service, name)
+        } else {
+            let matched = self.pattern.first_star(name)?;
+            let own = name.split(':').next().unwrap_or(name);
+            matched.split_once(':').unwrap_or((matched, own))
+        };
+        // With the mark of a continued record, readers would join it to the next line of the daemon.
+        let is_own = source.strip_suffix('+').unwrap_or(source) == Self::OWN_SOURCE;
+        (!is_own).then_some((service, source))
     }
 
     /// The smallest outbox for payloads of this length: a power of two, or more than an outbox may have.
@@ -750,6 +767,33 @@ impl TryFrom<&RuleEntry> for Rule {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_event_has_the_source_of_the_daemon() {
+        let rule = |pattern: &str, service: &str| Rule {
+            service: Some(service.to_owned()),
+            ..Rule::new(pattern.parse().expect("a pattern"))
+        };
+        let starred = rule("log:*", "*");
+        for name in ["log:web:millpond", "log:web:millpond+"] {
+            assert_eq!(starred.service_and_source(name), None, "{name}");
+        }
+        // A rule of its own, and a fixed service: the first segment, and the whole name, are the source.
+        assert_eq!(
+            rule("millpond:*", "*").service_and_source("millpond:web"),
+            None
+        );
+        assert_eq!(rule("millpond", "web").service_and_source("millpond"), None);
+        for (name, source) in [
+            ("log:web:millpond:x", "millpond:x"),
+            ("log:web:millpond++", "millpond++"),
+            ("log:web:Millpond", "Millpond"),
+            ("log:millpond", "log"),
+        ] {
+            let found = starred.service_and_source(name).map(|(_, source)| source);
+            assert_eq!(found, Some(source), "{name}");
+        }
+    }
 
     #[test]
     fn the_defaults_pass_their_own_checks() {

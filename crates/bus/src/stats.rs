@@ -163,6 +163,8 @@ pub struct ServiceStats {
     pub bytes: u64,
     /// Segments opened so far.
     pub segments: u64,
+    /// Pieces of text that redaction replaced.
+    pub redacted: u64,
 }
 
 /// A reading of a bus's statistics. Numbers of live lanes move while they are read; once publishers rest
@@ -529,6 +531,7 @@ fn read_services(control: &Control) -> Vec<ServiceStats> {
                     lines: commit.lines,
                     bytes: commit.bytes,
                     segments: commit.segments,
+                    redacted: commit.redacted,
                 })
                 .collect();
         }

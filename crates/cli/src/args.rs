@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use millpond_bus::{Bus, BusOptions, Limits, RuleTable};
-use millpond_daemon::{BackendChoice, Policy, SyncPolicy};
+use millpond_daemon::{BackendChoice, Policy, SealPolicy, SyncPolicy};
+use serde_json::{Map, Value, json};
 
-use crate::config::{self, File};
+use crate::config::{self, File, Services};
 use crate::flags::{Cli, Color, Command, DaemonFlags};
 use crate::outcome::Failure;
 use crate::units::{format_duration, format_size, parse_duration, parse_size};
@@ -20,6 +21,8 @@ pub(crate) struct Settings {
     pub(crate) json: bool,
     pub(crate) policy: Policy,
     pub(crate) rules: RuleTable,
+    /// What the file says of single services.
+    pub(crate) services: Services,
     pub(crate) limits: Limits,
     pub(crate) group_id: Option<u32>,
     /// Whether a file was read: only then does a daemon replace the rules of a bus that exists.
@@ -34,6 +37,15 @@ pub(crate) struct Effective {
     pub(crate) key: &'static str,
     pub(crate) value: String,
     pub(crate) origin: String,
+}
+
+/// Settings by key: `{"value": .., "origin": ..}`.
+pub(crate) fn settings_json(settings: &[Effective]) -> Map<String, Value> {
+    let pair = |setting: &Effective| {
+        let value = json!({ "value": setting.value, "origin": setting.origin });
+        (setting.key.to_owned(), value)
+    };
+    settings.iter().map(pair).collect()
 }
 
 /// Picks values by precedence and remembers where each came from.
@@ -113,10 +125,13 @@ impl Settings {
             default_logs_dir(),
             |path| path.display().to_string(),
         );
-        let policy = policy(&mut picker, flags, &file)?;
+        let shown_path = path.as_deref().unwrap_or("(none)".as_ref());
+        let services = file.services(shown_path)?;
+        let policy = policy(&mut picker, flags, &file, &services)?;
         let limits = limits(&mut picker, flags, &file)?;
-        let rules = file.rule_table(path.as_deref().unwrap_or("(none)".as_ref()))?;
+        let rules = file.rule_table(shown_path)?;
         policy.check()?;
+        services.check(&policy)?;
         Ok(Settings {
             bus,
             logs,
@@ -124,11 +139,18 @@ impl Settings {
             json: cli.global.json,
             policy,
             rules,
+            services,
             limits,
             group_id: file.group_id,
             config: path,
             origins: picker.effective,
         })
+    }
+
+    /// Every setting of one service, by the file that was read here.
+    pub(crate) fn of_service(&self, service: &str) -> Vec<Effective> {
+        let services = &self.services;
+        services.effective(service, &self.policy, &self.origins)
     }
 
     /// Whether somebody said where the logs are: a flag, the environment, or the file.
@@ -180,15 +202,23 @@ fn of_file<T>(
     .transpose()
 }
 
-fn policy(picker: &mut Picker, flags: &DaemonFlags, file: &File) -> Result<Policy, Failure> {
+/// A `[[service]]` with the name `*` says what the keys at the top of the file say, and goes before them.
+fn policy(
+    picker: &mut Picker,
+    flags: &DaemonFlags,
+    file: &File,
+    services: &Services,
+) -> Result<Policy, Failure> {
     let default = Policy::default();
+    let every = &services.every.policy;
     let size = |bytes: &u64| format_size(*bytes);
     let limit = |bytes: &Option<u64>| bytes.map_or("no limit".to_owned(), format_size);
+    let age = |age: &Option<Duration>| age.map_or("no limit".to_owned(), format_duration);
     let sync = picker.pick(
         "sync",
         flags.sync.clone(),
         None,
-        file.sync.clone(),
+        (services.every.sync_text.clone()).or_else(|| file.sync.clone()),
         "1s".into(),
         String::clone,
     );
@@ -202,7 +232,7 @@ fn policy(picker: &mut Picker, flags: &DaemonFlags, file: &File) -> Result<Polic
         "segment-bytes",
         flags.segment_bytes,
         None,
-        segment_bytes,
+        every.segment_bytes_limit.or(segment_bytes),
         default.segment_bytes_limit,
         size,
     );
@@ -210,15 +240,15 @@ fn policy(picker: &mut Picker, flags: &DaemonFlags, file: &File) -> Result<Polic
         "segment-age",
         flags.segment_age.map(Some),
         None,
-        segment_age.map(Some),
+        every.segment_age_limit.or(segment_age).map(Some),
         None,
-        |age| age.map_or("no limit".to_owned(), format_duration),
+        age,
     );
     let service_bytes_limit = picker.pick(
         "service-bytes",
         flags.service_bytes.map(Some),
         None,
-        service_bytes.map(Some),
+        every.bytes_limit.or(service_bytes).map(Some),
         default.service_bytes_limit,
         limit,
     );
@@ -229,6 +259,49 @@ fn policy(picker: &mut Picker, flags: &DaemonFlags, file: &File) -> Result<Polic
         total_bytes.map(Some),
         default.total_bytes_limit,
         limit,
+    );
+    let keep_age = of_file("keep-age", file.keep_age.as_ref(), parse_duration)?;
+    let keep_free = of_file("keep-free", file.keep_free.as_ref(), parse_size)?;
+    let liveness = of_file("liveness", file.liveness.as_ref(), parse_duration)?;
+    let service_segments_limit = picker.pick(
+        "keep-segments",
+        flags.keep_segments.map(Some),
+        None,
+        every.segments_limit.or(file.keep_segments).map(Some),
+        default.service_segments_limit,
+        |count| count.map_or("no limit".to_owned(), |count| count.to_string()),
+    );
+    let retain_age_limit = picker.pick(
+        "keep-age",
+        flags.keep_age.map(Some),
+        None,
+        every.retain_age_limit.or(keep_age).map(Some),
+        default.retain_age_limit,
+        age,
+    );
+    let keep_free_bytes = picker.pick(
+        "keep-free",
+        flags.keep_free.map(Some),
+        None,
+        keep_free.map(Some),
+        default.keep_free_bytes,
+        |bytes| bytes.map_or("1GiB or 5 %".to_owned(), format_size),
+    );
+    let seal = picker.pick(
+        "seal",
+        flags.seal.clone(),
+        None,
+        file.seal.as_ref().map(ToString::to_string),
+        default.seal.to_string(),
+        String::clone,
+    );
+    let liveness_interval = picker.pick(
+        "liveness",
+        flags.liveness.map(Some),
+        None,
+        every.liveness_interval.or(liveness).map(Some),
+        default.liveness_interval,
+        |interval| interval.map_or("never".to_owned(), format_duration),
     );
     let flush_delay = picker.pick(
         "flush-delay",
@@ -259,10 +332,17 @@ fn policy(picker: &mut Picker, flags: &DaemonFlags, file: &File) -> Result<Polic
         segment_bytes_limit,
         segment_age_limit,
         service_bytes_limit,
+        service_segments_limit,
         total_bytes_limit,
+        retain_age_limit,
+        keep_free_bytes,
+        seal: parse_seal(&seal)?,
+        liveness_interval,
         flush_delay,
         group_bytes_limit: usize::try_from(group_bytes).unwrap_or(usize::MAX),
         backend: parse_backend(&backend)?,
+        services: services.policies(),
+        ..default
     })
 }
 
@@ -289,7 +369,8 @@ fn limits(picker: &mut Picker, flags: &DaemonFlags, file: &File) -> Result<Limit
     })
 }
 
-fn parse_sync(text: &str) -> Result<SyncPolicy, Failure> {
+/// When text is forced to the disk, as people write it.
+pub(crate) fn parse_sync(text: &str) -> Result<SyncPolicy, Failure> {
     match text {
         "never" => Ok(SyncPolicy::Never),
         "always" => Ok(SyncPolicy::Always),
@@ -299,6 +380,19 @@ fn parse_sync(text: &str) -> Result<SyncPolicy, Failure> {
             ))
         }),
     }
+}
+
+fn parse_seal(text: &str) -> Result<SealPolicy, Failure> {
+    if text == "never" {
+        return Ok(SealPolicy::Never);
+    }
+    text.parse()
+        .map(|level| SealPolicy::AfterRotation { level })
+        .map_err(|_| {
+            Failure::new(format!(
+                "seal {text:?} is unknown: use never, or a zstd level from 1 to 19"
+            ))
+        })
 }
 
 /// The backend with this name.

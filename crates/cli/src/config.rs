@@ -3,10 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use millpond_bus::{Class, Overflow, Pattern, Rule, RuleTable};
+use millpond_daemon::Configuration;
 use serde::Deserialize;
 
 use crate::outcome::Failure;
 use crate::units::{parse_duration, parse_size};
+
+mod service;
+
+use self::service::ServiceText;
+pub(crate) use self::service::Services;
 
 /// What a configuration file may say.
 #[derive(Debug, Default, Deserialize)]
@@ -19,6 +25,11 @@ pub(crate) struct File {
     pub(crate) segment_age: Option<String>,
     pub(crate) service_bytes: Option<String>,
     pub(crate) total_bytes: Option<String>,
+    pub(crate) keep_segments: Option<u32>,
+    pub(crate) keep_age: Option<String>,
+    pub(crate) keep_free: Option<String>,
+    pub(crate) seal: Option<Seal>,
+    pub(crate) liveness: Option<String>,
     pub(crate) flush_delay: Option<String>,
     pub(crate) group_bytes: Option<String>,
     pub(crate) backend: Option<String>,
@@ -28,6 +39,25 @@ pub(crate) struct File {
     pub(crate) group_id: Option<u32>,
     #[serde(default, rename = "rule")]
     rules: Vec<RuleText>,
+    #[serde(default, rename = "service")]
+    services: Vec<ServiceText>,
+}
+
+/// `seal`: a level is written as a number or as text.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Seal {
+    Level(i32),
+    Text(String),
+}
+
+impl std::fmt::Display for Seal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Seal::Level(level) => level.fmt(f),
+            Seal::Text(text) => text.fmt(f),
+        }
+    }
 }
 
 /// One `[[rule]]`.
@@ -62,11 +92,17 @@ pub(crate) fn default_path() -> Option<PathBuf> {
     path.exists().then_some(path)
 }
 
-/// The rules of the file that a daemon was started with, as they are now; where it was started without one,
+/// What a running daemon can change, out of the file that a daemon was started with, as they are now; where it was started without one,
 /// of the one that is there now.
-pub(crate) fn read_rules(config: Option<&Path>) -> Result<RuleTable, Failure> {
+pub(crate) fn read_again(config: Option<&Path>) -> Result<Configuration, Failure> {
     match config.map(Path::to_owned).or_else(default_path) {
-        Some(path) => File::read(&path)?.rule_table(&path),
+        Some(path) => {
+            let file = File::read(&path)?;
+            Ok(Configuration {
+                rules: file.rule_table(&path)?,
+                reductions: file.services(&path)?.reductions(),
+            })
+        }
         None => Err(Failure::new(
             "there is no configuration file: start the daemon with `--config FILE`",
         )),
@@ -81,7 +117,11 @@ impl File {
                 path.display()
             ))
         })?;
-        toml::from_str(&text).map_err(|error| {
+        Self::parse(&text, path)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self, Failure> {
+        toml::from_str(text).map_err(|error| {
             let message = error.to_string();
             let hint = suggestion(&message).unwrap_or_default();
             Failure::new(format!(
@@ -90,6 +130,11 @@ impl File {
                 message.trim_end()
             ))
         })
+    }
+
+    /// What the file says of single services.
+    pub(crate) fn services(&self, path: &Path) -> Result<Services, Failure> {
+        Services::new(&self.services, path)
     }
 
     /// The rules of the file in front of those it does not mention: a rule with the pattern of a default

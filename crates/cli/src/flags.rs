@@ -153,12 +153,28 @@ pub(crate) struct DaemonFlags {
     /// Close a segment at this age [default: no limit]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub(crate) segment_age: Option<Duration>,
-    /// Keep at most this much text of each service [default: no limit]
+    /// Keep at most this much of each service on the disk [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) service_bytes: Option<u64>,
-    /// Keep at most this much text of all services [default: 4GiB]
+    /// Keep at most this much of all services on the disk [default: 4GiB]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) total_bytes: Option<u64>,
+    /// Keep at most this many segments of each service, the open one included [default: no limit]
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) keep_segments: Option<u32>,
+    /// Remove closed segments whose last line is older than this [default: no limit]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) keep_age: Option<Duration>,
+    /// Remove closed segments while less than this is free on the file system [default: 1GiB, or 5 %
+    /// of the file system if that is less]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) keep_free: Option<u64>,
+    /// Compress closed segments: `never`, or at a zstd level from 1 to 19 [default: 3]
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) seal: Option<String>,
+    /// Write a line `alive lines=N` to the log of each service this often [default: never]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) liveness: Option<Duration>,
     /// The longest a line waits in memory [default: 50ms]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub(crate) flush_delay: Option<Duration>,
@@ -188,7 +204,7 @@ pub(crate) struct ConfigFlags {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigAction {
     /// Have the daemon read the rules of its configuration file again
-    #[command(after_help = concat!("Examples:\n  millpond config reload\n  kill -HUP $(pidof millpond)        # the same, without an answer\n\nThe file is checked here first. Publishers that are attached go over to the new rules, and no event is lost. A file with a mistake changes nothing. Only rules are read again: other keys need a restart.\n\nExit codes: 0 the rules of this file are in force, 1 not within the timeout, 2 error."))]
+    #[command(after_help = concat!("Examples:\n  millpond config reload\n  kill -HUP $(pidof millpond)        # the same, without an answer\n\nThe file is checked here first. Publishers that are attached go over to the new rules, and no event is lost. A file with a mistake changes nothing. Only rules, and repeats, rate-limit, sample and redact of services, are read again: other keys need a restart.\n\nExit codes: 0 the rules of this file are in force, 1 not within the timeout, 2 error."))]
     Reload(ReloadFlags),
 }
 

@@ -143,7 +143,8 @@ fn every_help_page_has_examples_and_exit_codes_and_fits_80_columns() {
 #[test]
 fn bytes_come_back_as_they_went_in() {
     let mut place = Place::new("bytes");
-    let ready = place.start(&[]);
+    let config = every_line(&place);
+    let ready = place.start(&["--config", &config]);
     assert!(ready.starts_with("millpond ready: bus"), "{ready}");
     assert_eq!(ready.lines().count(), 1);
     let mut every_byte: Vec<u8> = (0..=255).collect();
@@ -172,6 +173,13 @@ fn bytes_come_back_as_they_went_in() {
     place.stop();
 }
 
+/// A configuration under which a line that comes again is written again.
+fn every_line(place: &Place) -> String {
+    let path = place.dir.path().join("every-line.toml");
+    std::fs::write(&path, "[[service]]\nname = \"*\"\nrepeats = false\n").expect("written");
+    path.display().to_string()
+}
+
 #[test]
 fn the_corpus_comes_back_as_it_went_in() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus/loghub");
@@ -180,7 +188,8 @@ fn the_corpus_comes_back_as_it_went_in() {
         return;
     };
     let mut place = Place::new("corpus");
-    place.start(&["--backend", "pwrite"]);
+    let config = every_line(&place);
+    place.start(&["--backend", "pwrite", "--config", &config]);
     for file in files
         .flatten()
         .filter(|file| file.path().extension() == Some("log".as_ref()))
@@ -403,10 +412,11 @@ fn tail_follows_across_a_rotation() {
     place.stop();
 }
 
-/// A rule for `log:*` of our own.
+/// A rule for `log:*` of our own; lines that come again are written again.
 fn rule_file(place: &Place, keys: &str) -> String {
     let path = place.dir.path().join("rules.toml");
-    let text = format!("[[rule]]\npattern = \"log:*\"\nservice = \"*\"\n{keys}");
+    let rule = format!("[[rule]]\npattern = \"log:*\"\nservice = \"*\"\n{keys}\n");
+    let text = rule + "[[service]]\nname = \"*\"\nrepeats = false\n";
     std::fs::write(&path, text).expect("room on the disk");
     path.display().to_string()
 }
@@ -993,4 +1003,76 @@ fn stats_name_the_loudest_and_tell_the_last_minutes() {
         dead["loudest"]["label"], "pipe:web",
         "the history outlives the daemon"
     );
+}
+
+#[test]
+fn what_applies_to_a_service_is_shown_with_its_origin() {
+    let place = Place::new("services");
+    let path = place.dir.path().join("services.toml");
+    let file = "total-bytes = \"2GiB\"\n[[service]]\nname = \"*\"\nsample = \"1/10\"\n\
+                [[service]]\nname = \"web\"\nrate-limit = \"50/s\"\nredact = [\"secret=[^ ]+\"]\n";
+    std::fs::write(&path, file).expect("written");
+    let path = path.display().to_string();
+    let explained = |name: &str| {
+        let output = place.run(&["explain", name, "--json", "--config", &path]);
+        assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).expect("JSON")
+    };
+    let web = explained("log:web:out");
+    let settings = &web["candidates"][0]["log"]["settings"];
+    assert_eq!(settings["rate-limit"]["value"], "50/s burst 50");
+    assert_eq!(settings["repeats"]["value"], "true");
+    assert_eq!(settings["repeats"]["origin"], "default");
+    let origin = settings["sample"]["origin"].as_str().expect("an origin");
+    assert!(origin.starts_with("service \"*\", file "), "{origin}");
+    let shown = text(
+        &place
+            .run(&["explain", "log:web:millpond", "--config", &path])
+            .stdout,
+    );
+    assert!(shown.contains("refused and counted as rejected"), "{shown}");
+    let shown = text(&place.run(&["config", "--config", &path]).stdout);
+    for part in ["rate-limit", "50/s burst 50", "1/10", "service \"web\""] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    let shown = text(
+        &place
+            .run(&["explain", "log:web:out", "--config", &path])
+            .stdout,
+    );
+    assert!(shown.contains("quota-bytes"), "{shown}");
+}
+
+#[test]
+fn a_line_that_comes_again_and_a_secret_are_reduced() {
+    let mut place = Place::new("reduced");
+    let path = place.dir.path().join("reduced.toml");
+    std::fs::write(
+        &path,
+        "[[service]]\nname = \"web\"\nredact = [\"secret=[^ ]+\"]\n",
+    )
+    .expect("written");
+    let path = path.display().to_string();
+    place.start(&["--config", &path]);
+    let lines: String = (0..500)
+        .map(|number| format!("accept4: secret={number} failed\n"))
+        .collect();
+    let output = place.feed(&["pipe", "--service", "web"], lines.as_bytes());
+    assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+    place.stop();
+    let log = std::fs::read_to_string(place.logs().join("web/current.log")).expect("the log");
+    assert!(!log.contains("secret="), "{log}");
+    let repeats = log.lines().filter_map(|line| {
+        let (_, told) = line.split_once(" millpond repeat ")?;
+        told.split_once("count=")?
+            .1
+            .split_once(' ')?
+            .0
+            .parse::<u64>()
+            .ok()
+    });
+    let written = log
+        .lines()
+        .filter(|line| line.contains("accept4: [redacted:1] failed"));
+    assert_eq!(written.count() as u64 + repeats.sum::<u64>(), 500, "{log}");
 }

@@ -11,10 +11,11 @@ use millpond_bus::{
     Bus, ConsumerNotice, Doorbell, Drain, Guarantee, Item, Mark, RuleTable, Scope, Sleep, Verdict,
 };
 use millpond_logfile::Level;
-use millpond_sink::{CompletedGroup, Cut, Policy, Sink};
+use millpond_sink::{CompletedGroup, Cut, Policy, Sink, SyncPolicy};
 
 use crate::error::Error;
 use crate::gaps::Gaps;
+use crate::reduce::{Reducers, Reductions};
 use crate::router::Router;
 use crate::schemas::Schemas;
 use crate::subscribers::Subscribers;
@@ -104,11 +105,35 @@ pub struct Builder {
     logs_dir: PathBuf,
     policy: Policy,
     rules: Option<RuleTable>,
+    reductions: Reductions,
     reload: Option<Reload>,
 }
 
-/// Reads the rules again.
-type Reload = Box<dyn FnMut() -> Result<RuleTable, String> + Send>;
+/// What a consumer goes by and can change while it runs.
+///
+/// ```
+/// let configuration = millpond_daemon::Configuration::default();
+/// assert!(configuration.reductions.default.repeats);
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Configuration {
+    /// The rules of the bus.
+    pub rules: RuleTable,
+    /// What is reduced of each service's records on their way into the log.
+    pub reductions: Reductions,
+}
+
+impl Default for Configuration {
+    fn default() -> Self {
+        Configuration {
+            rules: RuleTable::defaults(),
+            reductions: Reductions::default(),
+        }
+    }
+}
+
+/// Reads the configuration again.
+type Reload = Box<dyn FnMut() -> Result<Configuration, String> + Send>;
 
 impl std::fmt::Debug for Builder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -128,12 +153,19 @@ impl Builder {
         self
     }
 
-    /// Where rules come from when somebody asks for a reload ([`Bus::request_reload`]). An error leaves the old
-    /// rules in force and becomes a notice. Default: a request is refused with a notice.
+    /// What becomes lines, by service. Default: repeats are told in one line, nothing else is reduced.
+    #[must_use]
+    pub fn reductions(mut self, reductions: Reductions) -> Self {
+        self.reductions = reductions;
+        self
+    }
+
+    /// Where rules and reductions come from when somebody asks for a reload ([`Bus::request_reload`]). An error
+    /// leaves the old ones in force and becomes a notice. Default: a request is refused with a notice.
     #[must_use]
     pub fn reload_with(
         mut self,
-        read: impl FnMut() -> Result<RuleTable, String> + Send + 'static,
+        read: impl FnMut() -> Result<Configuration, String> + Send + 'static,
     ) -> Self {
         self.reload = Some(Box::new(read));
         self
@@ -173,7 +205,9 @@ impl Builder {
         };
         let committed = drain.committed_services().to_vec();
         let now_ns = drain.clock().now_ns();
-        let (sink, cuts) = Sink::open(
+        let flush_delay_ns = self.policy.flush_delay.as_nanos() as u64;
+        let syncs_always = self.policy.sync == SyncPolicy::Always;
+        let (mut sink, cuts) = Sink::open(
             &self.logs_dir,
             self.policy,
             &self.bus.identity(),
@@ -181,6 +215,8 @@ impl Builder {
             now_ns,
             completed,
         )?;
+        let mut reducers = Reducers::new(self.reductions);
+        reducers.restore(&committed, &mut sink, now_ns);
         let mut daemon = Daemon {
             stop: StopHandle {
                 wanted: Arc::default(),
@@ -194,6 +230,9 @@ impl Builder {
             sink,
             router: Router::default(),
             gaps: Gaps::new(),
+            reducers,
+            flush_delay_ns,
+            syncs_always,
             marks: VecDeque::new(),
             has_completed,
             flush: None,
@@ -207,6 +246,8 @@ impl Builder {
         daemon.describe();
         // What is in the directory counts from now on, also for a service that never writes again.
         daemon.commit_new_services();
+        // What the one before us had counted and not told. Until this is committed, it is in the commit point.
+        daemon.reducers.tell_all(&mut daemon.sink);
         Ok(daemon)
     }
 
@@ -289,6 +330,10 @@ pub struct Daemon {
     sink: Sink,
     router: Router,
     gaps: Gaps,
+    reducers: Reducers,
+    flush_delay_ns: u64,
+    /// Every group is on the disk before it counts as written.
+    syncs_always: bool,
     /// What each group that is with the writer makes true, oldest first.
     marks: VecDeque<Mark>,
     has_completed: Arc<AtomicBool>,
@@ -318,6 +363,7 @@ impl Daemon {
             logs_dir: logs_dir.to_owned(),
             policy: Policy::default(),
             rules: None,
+            reductions: Reductions::default(),
             reload: None,
         }
     }
@@ -401,6 +447,9 @@ impl Daemon {
         let passthrough = self.drain.take_passthrough();
         let all = self.flush.is_some();
         let batched = (self.subscribers).deliver(&mut self.drain, &self.schemas, now_ns, all);
+        if self.sink.has_room() {
+            self.reducers.tell_due(&mut self.sink, now_ns);
+        }
         let (records, stopped, pressure) = self.drain_persisted();
         let submitted = self.submit_if_due(now_ns, stopped, pressure);
         let records = records + passthrough + batched;
@@ -411,17 +460,19 @@ impl Daemon {
         }
     }
 
-    /// Puts the rules in force that the program has now.
+    /// Puts the rules and reductions in force that the program has now.
     fn reload(&mut self) {
         let read = match self.reload.as_mut() {
             Some(read) => read(),
             None => Err("this consumer was started without a source of rules".to_owned()),
         };
-        let installed = read.and_then(|rules| {
+        let installed = read.and_then(|Configuration { rules, reductions }| {
             self.drain
                 .install_rules(&rules)
                 .map_err(|error| error.to_string())?;
             self.subscribers.set_rules(&self.drain, &rules);
+            let now_ns = self.drain.clock().now_ns();
+            (self.reducers).configure(reductions, &mut self.sink, now_ns);
             Ok(rules.len())
         });
         self.notices.push(match installed {
@@ -456,7 +507,7 @@ impl Daemon {
             return (0, true, false);
         }
         let (sink, router, gaps) = (&mut self.sink, &mut self.router, &mut self.gaps);
-        let schemas = &self.schemas;
+        let (schemas, reducers) = (&self.schemas, &mut self.reducers);
         let pass = self.drain.pass(Scope::Persisted, &mut |item| match item {
             Item::Gap(gap) => {
                 gaps.add(&gap);
@@ -470,8 +521,7 @@ impl Daemon {
                     let level = Level::from_u8(record.level);
                     let shown = schemas.show(&record);
                     let message = shown.as_deref().map_or(record.payload, str::as_bytes);
-                    sink.append(*service, record.time_ns, level, source, message);
-                    Verdict::Keep
+                    reducers.take(sink, *service, record.time_ns, level, source, message)
                 }
             },
         });
@@ -484,20 +534,32 @@ impl Daemon {
             return false;
         }
         let is_empty = self.sink.filling_bytes() == 0;
+        // What reduction swallowed waits as long as a line would.
+        let reduced_due_ns = self.reduced_due_ns();
+        let is_reduced_due = reduced_due_ns.is_some_and(|due_ns| due_ns <= now_ns);
+        let is_pending = !is_empty || reduced_due_ns.is_some();
         // Gaps and refused records change what is true without adding a byte.
-        let only_marks = is_empty && self.drain.has_uncommitted(Scope::Persisted);
+        let only_marks = !is_pending && self.drain.has_uncommitted(Scope::Persisted);
         let wanted = match self.flush {
             None => false,
             Some(Guarantee::Durable) => true,
-            Some(Guarantee::Written) => !is_empty,
+            // Also for what is committed as a count, and stands in no line.
+            Some(Guarantee::Written) => is_pending || self.reducers.due_ns().is_some(),
         };
-        if !(self.sink.should_submit(now_ns) || only_marks || wanted || (pressure && !is_empty)) {
+        let is_due = self.sink.should_submit(now_ns) || is_reduced_due;
+        if !(is_due || only_marks || wanted || (pressure && is_pending)) {
             self.flush = None;
             return false;
         }
+        let durable = self.flush == Some(Guarantee::Durable);
+        if self.flush.is_some() || self.syncs_always {
+            // Whoever asks for the file finds it there. And the commit point does not outlive a power cut: what is
+            // said to be on the disk stands in a line.
+            self.reducers.tell_all(&mut self.sink);
+        }
         self.gaps.write(&mut self.sink, now_ns);
         self.commit_new_services();
-        let durable = self.flush == Some(Guarantee::Durable);
+        self.reducers.hand_over(&mut self.sink);
         self.sink.submit(now_ns, durable);
         let mark = self.drain.mark(Scope::Persisted);
         self.marks.push_back(mark);
@@ -505,6 +567,12 @@ impl Daemon {
             self.flush = None;
         }
         true
+    }
+
+    /// When what reduction swallowed must go into a group.
+    fn reduced_due_ns(&self) -> Option<u64> {
+        let since_ns = self.reducers.changed_since_ns()?;
+        Some(since_ns.saturating_add(self.flush_delay_ns))
     }
 
     /// A service is committed as it is before its first write: a crash in that write is then undone.
@@ -525,11 +593,20 @@ impl Daemon {
         } else if !self.sink.can_submit() {
             (Sleep::UntilThreshold, housekeeping)
         } else {
-            match self.sink.due_ns() {
-                Some(due_ns) => (Sleep::UntilThreshold, until(due_ns).min(housekeeping)),
+            let reduced_due_ns = self.reduced_due_ns();
+            let is_filling = self.sink.is_filling() || reduced_due_ns.is_some();
+            match self.sink.due_ns().into_iter().chain(reduced_due_ns).min() {
+                Some(due_ns) if is_filling => {
+                    (Sleep::UntilThreshold, until(due_ns).min(housekeeping))
+                }
+                // A service is to say that it is alive; what comes before is taken at once as ever.
+                Some(due_ns) => (Sleep::UntilWork, until(due_ns).min(housekeeping)),
                 None => (Sleep::UntilWork, housekeeping),
             }
         };
+        // Lines that reduction has to tell, where there is room for them.
+        let told = self.reducers.due_ns().filter(|_| self.sink.has_room());
+        let timeout = told.map(until).map_or(timeout, |told| timeout.min(told));
         match (delivery, sleep) {
             (None, _) => Step::Idle { sleep, timeout },
             // Something is pending: what comes meanwhile rings when it would be due before we wake.
@@ -599,7 +676,9 @@ impl Daemon {
         // What is pending goes out, due or not.
         (self.subscribers).deliver(&mut self.drain, &self.schemas, now_ns, true);
         self.gaps.write(&mut self.sink, now_ns);
+        self.reducers.tell_all(&mut self.sink);
         self.commit_new_services();
+        self.reducers.hand_over(&mut self.sink);
         self.marks.push_back(self.drain.mark(Scope::Persisted));
         let trouble = self
             .sink

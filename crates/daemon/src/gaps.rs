@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use millpond_bus::{Gap, LaneId};
+use millpond_bus::{Gap, LaneId, Rule};
 use millpond_logfile::{Level, Source};
 use millpond_sink::{ServiceId, Sink};
 
@@ -38,7 +38,7 @@ impl Gaps {
         Gaps {
             lanes: BTreeMap::new(),
             pending: false,
-            source: Source::new("millpond"),
+            source: Source::new(Rule::OWN_SOURCE),
         }
     }
 

@@ -31,10 +31,12 @@ mod consumer;
 mod delivery;
 mod error;
 mod gaps;
+mod reduce;
 mod router;
 mod schemas;
 mod subscribers;
 
-pub use self::consumer::{Builder, Daemon, Notice, Running, Step, StopHandle};
+pub use self::consumer::{Builder, Configuration, Daemon, Notice, Running, Step, StopHandle};
 pub use self::error::Error;
-pub use millpond_sink::{BackendChoice, Policy, SyncPolicy};
+pub use self::reduce::{RateLimit, Redaction, RedactionError, Reduction, Reductions};
+pub use millpond_sink::{BackendChoice, Policy, SealPolicy, ServicePolicy, SyncPolicy};

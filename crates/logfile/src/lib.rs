@@ -35,6 +35,7 @@ mod query;
 mod recover;
 mod sealed;
 mod time;
+mod told;
 
 pub use self::{
     block::{BLOCK_BYTES, BlockWriter},
@@ -60,4 +61,5 @@ pub use self::{
     },
     sealed::{SealedSegment, SegmentText, seal_segment},
     time::{TIME_BYTES, format_time, parse_time},
+    told::Told,
 };

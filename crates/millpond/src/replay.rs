@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use millpond_bus::{Bus, Level, Pattern};
-use millpond_logfile::{CommittedEnd, Followed, Follower, Hit, LogPosition, unescape};
+use millpond_logfile::{CommittedEnd, Followed, Follower, Hit, LogPosition, Told, unescape};
 
 pub use millpond_logfile::{Cursor, CursorError, Gone};
 
@@ -226,6 +226,8 @@ pub struct ReplayCounts {
     pub unknown: u64,
     /// Lines left out because they are not of the format.
     pub damaged: u64,
+    /// Events that are in the log as the count of a `repeat` line, and were not given again.
+    pub repeated: u64,
 }
 
 /// Why a log subscription gives nothing.
@@ -586,6 +588,16 @@ impl Batch<'_> {
             && let Some(dropped) = parse_gap(&service, hit.message)
         {
             return self.push(Replayed::Dropped(dropped), service, next);
+        }
+        if hit.source == OUR_NAME.as_bytes() {
+            let mut message = Vec::with_capacity(hit.message.len());
+            unescape(hit.message, &mut message);
+            if let Some(Told::Repeat { source, count, .. }) = Told::parse(&message)
+                && matches!(self.names.name(hit.service, source), Named::Wanted(_))
+            {
+                self.counts.repeated += count;
+            }
+            return;
         }
         match self.name(hit) {
             Named::Other => self.counts.filtered += 1,

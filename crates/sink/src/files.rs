@@ -6,12 +6,18 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Instant;
 
 use millpond_logfile::{CURRENT_LINK, ENTRY_BYTES, HEADER_BYTES, IndexHeader, SegmentId};
 use rustix::fs::FallocateFlags;
 
-/// Space is reserved ahead of the text in steps of this size.
-const ALLOCATE_BYTES: u64 = 8 << 20;
+use crate::lifecycle::{pages, remove_if_there};
+use crate::policy::SyncPolicy;
+
+/// Space is reserved ahead of the text in steps of a quarter of it, within these bounds: a busy segment seldom asks for
+/// more, and one that is seldom written to does not keep what others could use.
+const RESERVE_BYTES_MIN: u64 = 64 << 10;
+const RESERVE_BYTES_MAX: u64 = 8 << 20;
 
 /// A file that text is written to.
 pub(crate) enum TextFile {
@@ -40,18 +46,26 @@ impl TextFile {
 pub(crate) struct OpenSegment {
     pub(crate) id: SegmentId,
     pub(crate) text: Rc<TextFile>,
+    pub(crate) sync_policy: SyncPolicy,
     dir: PathBuf,
     log: File,
     index: File,
     index_entries: u64,
     allocated_bytes: u64,
-    pub(crate) dirty: bool,
+    /// Since when it has text that may not be on the disk.
+    pub(crate) dirty_since: Option<Instant>,
     last_used: u64,
+}
+
+/// How much is reserved for text up to `end`, where `most` is allowed.
+pub(crate) fn reserve_step(end: u64, most: u64) -> u64 {
+    let step = (end / 4).clamp(RESERVE_BYTES_MIN, RESERVE_BYTES_MAX);
+    pages(step.min(most))
 }
 
 impl OpenSegment {
     /// Opens the segment, making it where it is not there. Every step can be repeated.
-    fn open(dir: &Path, id: SegmentId, uring: bool) -> io::Result<Self> {
+    fn open(dir: &Path, id: SegmentId, uring: bool, sync_policy: SyncPolicy) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
         let open = |path: &Path| {
             OpenOptions::new()
@@ -77,32 +91,59 @@ impl OpenSegment {
         Ok(OpenSegment {
             id,
             text: Rc::new(text),
+            sync_policy,
             dir: dir.to_owned(),
             allocated_bytes: log.metadata()?.len(),
             log,
             index,
             index_entries: index_bytes.saturating_sub(HEADER_BYTES as u64) / ENTRY_BYTES as u64,
-            dirty: false,
+            dirty_since: None,
             last_used: 0,
         })
     }
 
-    /// Reserves space for text up to `end`. The file's size stays what was written. A file system that
-    /// cannot do it, or has no room for the whole step, is none the worse for it.
-    pub(crate) fn allocate(&mut self, end: u64) {
+    /// Reserves space for text up to `end` and, up to `most`, beyond. The file's size stays what was written. A file
+    /// system that cannot do it, or has no room for the whole step, is none the worse for it.
+    pub(crate) fn allocate(&mut self, end: u64, most: u64) {
         if end > self.allocated_bytes {
             let from = self.allocated_bytes;
-            let to = end.next_multiple_of(ALLOCATE_BYTES);
+            let to = pages(end + reserve_step(end, most));
             let mode = FallocateFlags::KEEP_SIZE;
             let _ = rustix::fs::fallocate(&self.log, mode, from, to - from);
             self.allocated_bytes = to;
         }
     }
 
+    /// Gives back what is reserved and not written. Nothing may be in flight.
+    pub(crate) fn release_reserve(&mut self) -> io::Result<()> {
+        let length_bytes = self.log.metadata()?.len();
+        self.log.set_len(length_bytes)?;
+        self.allocated_bytes = length_bytes;
+        Ok(())
+    }
+
+    /// What its files occupy, with what is reserved, when the text is this long.
+    pub(crate) fn disk_bytes(&self, length_bytes: u64) -> u64 {
+        pages(self.allocated_bytes.max(length_bytes)) + self.index_disk_bytes()
+    }
+
+    /// The same once nothing is reserved any more.
+    pub(crate) fn closed_disk_bytes(&self, length_bytes: u64) -> u64 {
+        pages(length_bytes) + self.index_disk_bytes()
+    }
+
+    fn index_disk_bytes(&self) -> u64 {
+        pages(HEADER_BYTES as u64 + self.index_entries * ENTRY_BYTES as u64)
+    }
+
     /// Appends entries to the index. It may lag behind the text, and never be ahead of it.
     pub(crate) fn write_entries(&mut self, entries: &[u8]) -> io::Result<()> {
         let at = HEADER_BYTES as u64 + self.index_entries * ENTRY_BYTES as u64;
-        self.index.write_all_at(entries, at)?;
+        if let Err(error) = self.index.write_all_at(entries, at) {
+            // Some may have been written. They are all tried again, and not behind those.
+            self.index.set_len(at)?;
+            return Err(error);
+        }
         self.index_entries += (entries.len() / ENTRY_BYTES) as u64;
         Ok(())
     }
@@ -128,10 +169,7 @@ fn point_current_to(dir: &Path, id: SegmentId) -> io::Result<()> {
         return Ok(());
     }
     let new = dir.join(".current.new");
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    remove_if_there(&new)?;
     std::os::unix::fs::symlink(&target, &new)?;
     fs::rename(&new, &link)
 }
@@ -164,6 +202,7 @@ impl OpenSegments {
         &mut self,
         service: &str,
         id: SegmentId,
+        sync_policy: SyncPolicy,
     ) -> io::Result<&mut OpenSegment> {
         self.uses += 1;
         let known = self
@@ -172,7 +211,8 @@ impl OpenSegments {
             .is_some_and(|segment| segment.id == id);
         if !known {
             self.close_least_used().await?;
-            let segment = OpenSegment::open(&self.logs_dir.join(service), id, self.uring)?;
+            let dir = self.logs_dir.join(service);
+            let segment = OpenSegment::open(&dir, id, self.uring, sync_policy)?;
             self.by_service.insert(service.to_owned(), segment);
         }
         match self.by_service.get_mut(service) {
@@ -194,7 +234,7 @@ impl OpenSegments {
             .min_by_key(|(_, segment)| segment.last_used);
         if let Some(service) = oldest.map(|(service, _)| service.clone()) {
             // A file that leaves our sight unsynced could never be synced again by us.
-            if self.by_service[&service].dirty {
+            if self.by_service[&service].dirty_since.is_some() {
                 self.by_service[&service].text.sync().await?;
             }
             self.by_service.remove(&service);
@@ -207,6 +247,10 @@ impl OpenSegments {
     }
 
     pub(crate) fn dirty(&mut self) -> impl Iterator<Item = &mut OpenSegment> {
-        self.by_service.values_mut().filter(|segment| segment.dirty)
+        self.all().filter(|segment| segment.dirty_since.is_some())
+    }
+
+    pub(crate) fn all(&mut self) -> impl Iterator<Item = &mut OpenSegment> {
+        self.by_service.values_mut()
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Two halves. [`Sink`] lives on the consumer's thread: it formats lines into the buffers of the group that is
 //! being filled and never touches a file. The writer thread owns the files: it writes whole groups through
-//! io_uring (or `pwrite`), rotates, syncs and trims. A group that is written comes back as a
+//! io_uring (or `pwrite`), rotates, syncs and trims; a third thread, behind both, compresses what is closed. A group that is written comes back as a
 //! [`CompletedGroup`], and the caller makes it true in shared memory with one store: the *commit point*.
 //!
 //! ```
@@ -27,10 +27,12 @@ compile_error!("millpond runs on Linux only: the sink is built on io_uring and f
 
 mod error;
 mod files;
+mod lifecycle;
 mod lock;
 mod open;
 mod policy;
 mod retention;
+mod sealer;
 mod sink;
 mod writer;
 
@@ -38,7 +40,7 @@ pub use self::{
     error::{Error, ErrorKind},
     lock::DirectoryLock,
     open::Cut,
-    policy::{BackendChoice, Policy, SyncPolicy},
+    policy::{BackendChoice, Policy, SealPolicy, ServicePolicy, SyncPolicy},
     sink::{CompletedGroup, ServiceId, Sink},
     writer::{Backend, WriterStatus},
 };

@@ -1,18 +1,20 @@
 //! Opening a log directory: who may, and what the last writer left.
 
 use std::fs::{self, File};
-use std::io;
 use std::path::Path;
 
 use millpond_bus::ServiceCommit;
 use millpond_logfile::{
-    BlockWriter, SegmentId, list_segments, list_services, read_index, rebuild_index,
+    BlockWriter, SegmentId, SegmentText, list_segments, list_services, read_index, rebuild_index,
     recover_segment,
 };
 
 use crate::error::Error;
+use crate::lifecycle::{
+    Catalog, Segment, State, clean_up, disk_bytes, is_plain, remove_files, unseal,
+};
 use crate::lock::take_lock;
-use crate::retention::Catalog;
+use crate::policy::Policy;
 
 /// Text that was cut from a service's log at recovery, or found to be missing.
 ///
@@ -48,6 +50,7 @@ pub(crate) struct OpenedDirectory {
 impl OpenedDirectory {
     pub(crate) fn open(
         logs_dir: &Path,
+        policy: &Policy,
         owner: &str,
         committed: &[ServiceCommit],
         now_ns: u64,
@@ -64,7 +67,7 @@ impl OpenedDirectory {
         };
         for name in list_services(logs_dir)? {
             let commit = committed.iter().find(|commit| commit.name == name);
-            opened.open_service(logs_dir, name, commit, now_ns)?;
+            opened.open_service(logs_dir, policy, name, commit, now_ns)?;
         }
         Ok(opened)
     }
@@ -72,12 +75,14 @@ impl OpenedDirectory {
     fn open_service(
         &mut self,
         logs_dir: &Path,
+        policy: &Policy,
         name: String,
         commit: Option<&ServiceCommit>,
         now_ns: u64,
     ) -> Result<(), Error> {
         let dir = logs_dir.join(&name);
         let mut segments = list_segments(&dir)?;
+        clean_up(&dir, &segments).map_err(|error| Error::io("clean up", &dir, error))?;
         if let Some(commit) = commit {
             // Segments begun after the commit hold nothing that is true: it will be drained again.
             let open = SegmentId::from_ns(commit.segment_id);
@@ -89,17 +94,23 @@ impl OpenedDirectory {
         if let Some(commit) = commit
             && segments.last() != Some(&SegmentId::from_ns(commit.segment_id))
         {
-            return self.open_next(&dir, commit, &segments, now_ns);
+            return self.open_next(&dir, policy, commit, &segments, now_ns);
         }
         let Some((&open, closed)) = segments.split_last() else {
             return Ok(());
         };
         for &id in closed {
-            close_properly(&dir, id)?;
-            self.catalog.set(&name, id, length_of(&id.log_path(&dir))?);
+            self.add_closed(&dir, policy, &name, id)?;
         }
-        let was_closed = read_index(&open.index_path(&dir), Some(open))?.closed;
-        let found_bytes = length_of(&open.log_path(&dir))?;
+        let found_bytes = match text_bytes(&dir, open) {
+            Ok(bytes) => bytes,
+            // A sealed text that is damaged is whoever reads it told of; it keeps nobody from writing.
+            Err(_) if !is_plain(&dir, open) => commit.map_or(0, |commit| commit.length_bytes),
+            Err(error) => return Err(error),
+        };
+        // A segment that is sealed has been closed. What a crash has left of a seal counts as nothing.
+        let was_closed =
+            !is_plain(&dir, open) || read_index(&open.index_path(&dir), Some(open))?.closed;
         let is_complete =
             was_closed && commit.is_none_or(|commit| commit.length_bytes == found_bytes);
         let base = commit.cloned().unwrap_or_else(|| ServiceCommit {
@@ -111,7 +122,7 @@ impl OpenedDirectory {
         });
         if is_complete {
             // Closed in order: what comes next goes to a new segment.
-            self.catalog.set(&name, open, found_bytes);
+            self.add_closed(&dir, policy, &name, open)?;
             let segment_id = now_ns.max(open.as_ns() + 1);
             let segments = base.segments + 1;
             let next = ServiceCommit {
@@ -123,6 +134,8 @@ impl OpenedDirectory {
             self.services.push((next, BlockWriter::new()));
             return Ok(());
         }
+        // It is appended to, and perhaps cut before.
+        unseal(&dir, open).map_err(|error| Error::io("unseal", &open.sealed_path(&dir), error))?;
         let recovered = recover_segment(&dir, open, commit.map(|commit| commit.length_bytes))?;
         if recovered.cut_bytes > 0 || recovered.missing_bytes > 0 {
             self.cuts.push(Cut {
@@ -132,7 +145,8 @@ impl OpenedDirectory {
                 why: recovered.why,
             });
         }
-        self.catalog.set(&name, open, recovered.length_bytes);
+        let segment = Segment::new(State::Open, disk_bytes(&dir, open), now_ns);
+        self.catalog.set(policy, &name, open, segment);
         let commit = ServiceCommit {
             length_bytes: recovered.length_bytes,
             ..base
@@ -145,14 +159,13 @@ impl OpenedDirectory {
     fn open_next(
         &mut self,
         dir: &Path,
+        policy: &Policy,
         commit: &ServiceCommit,
         closed: &[SegmentId],
         now_ns: u64,
     ) -> Result<(), Error> {
         for &id in closed {
-            close_properly(dir, id)?;
-            self.catalog
-                .set(&commit.name, id, length_of(&id.log_path(dir))?);
+            self.add_closed(dir, policy, &commit.name, id)?;
         }
         let mut next = commit.clone();
         if commit.length_bytes > 0 {
@@ -164,34 +177,47 @@ impl OpenedDirectory {
         Ok(())
     }
 
+    /// A segment that is not appended to any more. One that was never marked closed, because a crash came in
+    /// between, gets a new index; one with both forms of its text, or the plain one, is sealed later.
+    fn add_closed(
+        &mut self,
+        dir: &Path,
+        policy: &Policy,
+        service: &str,
+        id: SegmentId,
+    ) -> Result<(), Error> {
+        let index_path = id.index_path(dir);
+        let mut index = read_index(&index_path, Some(id))?;
+        let state = match is_plain(dir, id) {
+            true => State::Closed,
+            false => State::Sealed,
+        };
+        if state == State::Closed && !index.closed {
+            rebuild_index(dir, id, false)?;
+            index = read_index(&index_path, Some(id))?;
+        }
+        // Where no line has a time, its id is the best there is.
+        let last_ns = index.entries.iter().map(|entry| entry.time_max_ns()).max();
+        let last_ns = last_ns.unwrap_or_default().max(id.as_ns());
+        let segment = Segment::new(state, disk_bytes(dir, id), last_ns);
+        self.catalog.set(policy, service, id, segment);
+        Ok(())
+    }
+
     fn drop_uncommitted(&mut self, dir: &Path, service: &str, id: SegmentId) -> Result<(), Error> {
-        let log = id.log_path(dir);
         self.cuts.push(Cut {
             service: service.to_owned(),
-            cut_bytes: length_of(&log)?,
+            cut_bytes: text_bytes(dir, id).unwrap_or_default(),
             missing_bytes: 0,
             why: "its segment was begun and never committed".to_owned(),
         });
-        fs::remove_file(&log).map_err(|error| Error::io("remove", &log, error))?;
-        let index = id.index_path(dir);
-        match fs::remove_file(&index) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Error::io("remove", &index, error))
-            }
-            _ => Ok(()),
-        }
+        remove_files(dir, id).map_err(|error| Error::io("remove", &id.log_path(dir), error))
     }
 }
 
-fn length_of(path: &Path) -> Result<u64, Error> {
-    let metadata = fs::metadata(path).map_err(|error| Error::io("stat", path, error))?;
-    Ok(metadata.len())
-}
-
-/// A segment that is not the last one, but was never marked closed: a crash came in between.
-fn close_properly(dir: &Path, id: SegmentId) -> Result<(), Error> {
-    if !read_index(&id.index_path(dir), Some(id))?.closed {
-        rebuild_index(dir, id, false)?;
-    }
-    Ok(())
+/// Length of a segment's text, in either form.
+fn text_bytes(dir: &Path, id: SegmentId) -> Result<u64, Error> {
+    SegmentText::open(dir, id)
+        .and_then(|text| text.length_bytes())
+        .map_err(|error| Error::io("read", &id.log_path(dir), error))
 }

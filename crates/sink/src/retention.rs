@@ -1,102 +1,145 @@
 //! Which closed segments go, and when.
+//!
+//! First each service pays for itself: what is over its own bytes, count or age goes, oldest first. What is over the
+//! cap of all, or needed to keep the file system's floor free, comes from the oldest closed segments of all, whoever
+//! has them: a service that is over its quota has paid before. Open segments never go, nor does one that is being
+//! sealed. One that a reader holds stays at most as long as the policy says.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::path::Path;
+use std::time::Instant;
 
 use millpond_logfile::SegmentId;
 
+use crate::lifecycle::{Catalog, ServiceSegments, State, is_held, remove_files};
 use crate::policy::Policy;
 
-/// All segments of a directory and their sizes. The newest of a service is its open one.
-#[derive(Debug, Default)]
-pub(crate) struct Catalog {
-    services: BTreeMap<String, BTreeMap<SegmentId, u64>>,
+/// Now, on both clocks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now {
+    pub(crate) at: Instant,
+    /// Real time, as lines have it.
+    pub(crate) ns: u64,
 }
 
-/// What a trim removed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// What a trim is to make room for, beyond the limits.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wanted {
+    /// Bytes that are about to be written: they count against the cap already.
+    pub(crate) room_bytes: u64,
+    /// Bytes of the file system to be freed, whatever the limits say.
+    pub(crate) free_bytes: u64,
+}
+
+/// What a trim did.
+#[derive(Debug, Default)]
 pub(crate) struct Trimmed {
     pub(crate) segments: u64,
     pub(crate) bytes: u64,
+    /// A segment that should have gone and could not.
+    pub(crate) failures: u64,
+    /// Everything fits now.
+    pub(crate) enough: bool,
 }
 
 impl Catalog {
-    /// Notes how long a segment is.
-    pub(crate) fn set(&mut self, service: &str, id: SegmentId, bytes: u64) {
-        match self.services.get_mut(service) {
-            Some(segments) => {
-                segments.insert(id, bytes);
-            }
-            None => {
-                self.services
-                    .insert(service.to_owned(), BTreeMap::from([(id, bytes)]));
-            }
-        }
-    }
-
-    fn service_bytes(&self, service: &str) -> u64 {
-        self.services
-            .get(service)
-            .map_or(0, |segments| segments.values().sum())
-    }
-
-    fn total_bytes(&self) -> u64 {
-        self.services.values().flat_map(BTreeMap::values).sum()
-    }
-
-    /// The oldest closed segment of one service.
-    fn oldest_closed(&self, service: &str) -> Option<SegmentId> {
-        let segments = self.services.get(service)?;
-        (segments.len() > 1).then(|| segments.keys().next().copied())?
-    }
-
-    /// The next segment that the policy wants gone.
-    fn next_victim(&self, policy: &Policy) -> Option<(String, SegmentId)> {
-        if let Some(limit) = policy.service_bytes_limit {
-            let over = self.services.keys().find_map(|service| {
-                let victim = self.oldest_closed(service)?;
-                (self.service_bytes(service) > limit).then(|| (service.clone(), victim))
-            });
-            if over.is_some() {
-                return over;
-            }
-        }
-        let limit = policy.total_bytes_limit?;
-        if self.total_bytes() <= limit {
-            return None;
-        }
-        let closed = self
-            .services
-            .keys()
-            .filter_map(|service| Some((self.oldest_closed(service)?, service)));
-        closed
-            .min()
-            .map(|(victim, service)| (service.clone(), victim))
-    }
-
-    /// Removes segments until the policy is satisfied. The text goes first: an index without text is
-    /// removed at the next open, a text without index would only be slow.
-    pub(crate) fn trim(&mut self, logs_dir: &Path, policy: &Policy) -> io::Result<Trimmed> {
+    /// Removes segments until the limits are kept and there is what is wanted, or nothing may go any more.
+    pub(crate) fn trim(
+        &mut self,
+        logs_dir: &Path,
+        policy: &Policy,
+        wanted: Wanted,
+        now: Now,
+    ) -> Trimmed {
         let mut trimmed = Trimmed::default();
-        while let Some((service, victim)) = self.next_victim(policy) {
-            let dir = logs_dir.join(&service);
-            for path in [victim.log_path(&dir), victim.index_path(&dir)] {
-                match fs::remove_file(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
-            }
-            if let Some(bytes) = self
-                .services
-                .get_mut(&service)
-                .and_then(|segments| segments.remove(&victim))
-            {
-                trimmed.segments += 1;
-                trimmed.bytes += bytes;
+        loop {
+            let own = self.services.iter().find_map(|(service, of_service)| {
+                let oldest = of_service.oldest_closed(now.at)?;
+                (of_service.is_over(oldest, now.ns)).then(|| (service.clone(), oldest))
+            });
+            let is_over = self.is_over(policy, wanted.room_bytes);
+            let victim = own.or_else(|| {
+                let wants = is_over || trimmed.bytes < wanted.free_bytes;
+                wants.then(|| self.oldest_closed(now.at))?
+            });
+            let Some((service, id)) = victim else {
+                trimmed.enough = !is_over && trimmed.bytes >= wanted.free_bytes;
+                return trimmed;
+            };
+            self.try_to_remove(logs_dir, policy, &service, id, now.at, &mut trimmed);
+        }
+    }
+
+    fn is_over(&self, policy: &Policy, room_bytes: u64) -> bool {
+        (policy.total_bytes_limit)
+            .is_some_and(|limit| self.total_bytes.saturating_add(room_bytes) > limit)
+    }
+
+    /// Whether `room_bytes` more would keep the cap over all, without looking at anything else.
+    pub(crate) fn has_room(&self, policy: &Policy, room_bytes: u64) -> bool {
+        !self.is_over(policy, room_bytes)
+    }
+
+    /// The oldest segment of all that may go.
+    fn oldest_closed(&self, now: Instant) -> Option<(String, SegmentId)> {
+        let oldest = self
+            .services
+            .iter()
+            .filter_map(|(service, of_service)| Some((of_service.oldest_closed(now)?, service)));
+        oldest.min().map(|(id, service)| (service.clone(), id))
+    }
+
+    fn try_to_remove(
+        &mut self,
+        logs_dir: &Path,
+        policy: &Policy,
+        service: &str,
+        id: SegmentId,
+        now: Instant,
+        trimmed: &mut Trimmed,
+    ) {
+        let dir = logs_dir.join(service);
+        let Some(segment) = self.get_mut(service, id) else {
+            return;
+        };
+        if is_held(&dir, id) {
+            let since = *segment.held_since.get_or_insert(now);
+            if now.duration_since(since) < policy.hold_limit {
+                segment.put_off(now);
+                return;
             }
         }
-        Ok(trimmed)
+        if remove_files(&dir, id).is_err() {
+            // The others go meanwhile.
+            segment.fail(now);
+            trimmed.failures += 1;
+            return;
+        }
+        if let Some(segment) = self.forget(service, id) {
+            trimmed.segments += 1;
+            trimmed.bytes += segment.disk_bytes;
+        }
+    }
+}
+
+impl ServiceSegments {
+    /// Its oldest segment that may go.
+    fn oldest_closed(&self, now: Instant) -> Option<SegmentId> {
+        let closed = self.segments.iter().find(|(_, segment)| {
+            matches!(segment.state, State::Closed | State::Sealed) && segment.is_ready(now)
+        });
+        closed.map(|(&id, _)| id)
+    }
+
+    /// Whether the service is over a limit of its own, which `oldest` has to pay for.
+    fn is_over(&self, oldest: SegmentId, now_ns: u64) -> bool {
+        let limits = &self.limits;
+        let last_ns = self
+            .segments
+            .get(&oldest)
+            .map_or(0, |segment| segment.last_ns);
+        let age_ns = u128::from(now_ns.saturating_sub(last_ns));
+        limits.bytes.is_some_and(|limit| self.bytes > limit)
+            || (limits.segments).is_some_and(|limit| self.segments.len() > limit as usize)
+            || (limits.retain_age).is_some_and(|limit| age_ns > limit.as_nanos())
     }
 }

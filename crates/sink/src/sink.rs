@@ -5,16 +5,18 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use millpond_bus::ServiceCommit;
+use millpond_bus::{ServiceCommit, Untold};
 use millpond_logfile::{BlockWriter, Level, SegmentId, Source, check_service_name};
 
 use crate::error::{Error, ErrorKind};
 use crate::open::{Cut, OpenedDirectory};
-use crate::policy::Policy;
+use crate::policy::{Policy, ServiceLimits};
 use crate::writer::{Backend, Group, Reply, Write, Writer, WriterStatus};
 
 /// Most services of one directory: what the commit point has room for.
 const SERVICES_MAX: usize = 1024;
+/// The source of the lines that we write ourselves.
+const OWN_SOURCE: &str = "millpond";
 /// Groups handed to the writer at a time: one being written, one behind it.
 const IN_FLIGHT_MAX: usize = 2;
 /// An idle writer is given a group of this size at once.
@@ -25,6 +27,14 @@ const SPARE_BYTES_MAX: usize = 8 << 20;
 /// A service of this sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceId(u32);
+
+impl ServiceId {
+    /// Its place in lists by service: the services of a sink are numbered from 0 on, without a gap.
+    #[inline]
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// A group whose text is in the files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,12 +50,23 @@ pub struct CompletedGroup {
 /// One service's open segment, as the consumer sees it.
 struct Service {
     commit: ServiceCommit,
+    limits: ServiceLimits,
     block: BlockWriter,
     buffer: Vec<u8>,
     /// Where in the segment the buffer begins.
     buffer_offset: u64,
     buffer_lines: u64,
     rotate: bool,
+    /// It is part of the group being filled.
+    touched: bool,
+    alive: Option<Alive>,
+}
+
+/// When a service says next that it is alive, and what it has to say.
+struct Alive {
+    due_ns: u64,
+    interval_ns: u64,
+    lines: u64,
 }
 
 /// A group that is with the writer.
@@ -60,6 +81,13 @@ struct Submitted {
 /// unwritten, as a crash would.
 pub struct Sink {
     policy: Policy,
+    /// What the policy says, made to fit the cap over all.
+    group_bytes_limit: usize,
+    own_source: Source,
+    /// The earliest of all services.
+    alive_due_ns: Option<u64>,
+    /// The last group that the caller has seen complete, and the last it has committed.
+    seen: u64,
     services: Vec<Service>,
     ids: HashMap<String, ServiceId>,
     touched: Vec<ServiceId>,
@@ -103,18 +131,23 @@ impl Sink {
         completed: impl Fn() + Send + 'static,
     ) -> Result<(Self, Vec<Cut>), Error> {
         policy.check()?;
-        let opened = OpenedDirectory::open(logs_dir, owner, committed, now_ns)?;
+        let opened = OpenedDirectory::open(logs_dir, &policy, owner, committed, now_ns)?;
         let (reply, replies) = mpsc::channel();
         let writer = Writer::start(
             logs_dir,
             &policy,
             opened.lock,
             opened.catalog,
+            now_ns,
             reply,
             completed,
         )?;
         let mut sink = Sink {
+            group_bytes_limit: policy.effective_group_bytes(),
             policy,
+            own_source: Source::new(OWN_SOURCE),
+            alive_due_ns: None,
+            seen: 0,
             services: Vec::new(),
             ids: HashMap::new(),
             touched: Vec::new(),
@@ -129,22 +162,38 @@ impl Sink {
             spare_bytes: 0,
         };
         for (commit, block) in opened.services {
-            sink.add_service(commit, block);
+            sink.add_service(commit, block, now_ns);
         }
         Ok((sink, opened.cuts))
     }
 
-    fn add_service(&mut self, commit: ServiceCommit, block: BlockWriter) -> ServiceId {
+    fn add_service(&mut self, commit: ServiceCommit, block: BlockWriter, now_ns: u64) -> ServiceId {
         let id = ServiceId(self.services.len() as u32);
         self.ids.insert(commit.name.clone(), id);
         let buffer_offset = block.length_bytes();
+        let limits = self.policy.limits_of(&commit.name);
+        let alive = limits.liveness.map(|interval| {
+            let interval_ns = interval.as_nanos() as u64;
+            Alive {
+                due_ns: now_ns.saturating_add(interval_ns),
+                interval_ns,
+                lines: 0,
+            }
+        });
+        if let Some(alive) = &alive {
+            let due_ns = self.alive_due_ns.unwrap_or(u64::MAX).min(alive.due_ns);
+            self.alive_due_ns = Some(due_ns);
+        }
         self.services.push(Service {
             commit,
+            limits,
             block,
             buffer: Vec::new(),
             buffer_offset,
             buffer_lines: 0,
             rotate: false,
+            touched: false,
+            alive,
         });
         id
     }
@@ -170,7 +219,7 @@ impl Sink {
             segments: 1,
             ..ServiceCommit::default()
         };
-        Ok(self.add_service(commit, BlockWriter::new()))
+        Ok(self.add_service(commit, BlockWriter::new(), now_ns))
     }
 
     /// The services that are new since the last call, those found in the directory included, as they were
@@ -199,7 +248,7 @@ impl Sink {
                 self.spare_bytes -= spare.capacity();
                 state.buffer = spare;
             }
-            if !state.rotate {
+            if !std::mem::replace(&mut state.touched, true) {
                 self.touched.push(service);
             }
             self.filling_since_ns.get_or_insert(time_ns);
@@ -208,13 +257,49 @@ impl Sink {
             .block
             .append(&mut state.buffer, time_ns, level, source, message);
         state.buffer_lines += 1;
+        if let Some(alive) = &mut state.alive {
+            alive.lines += 1;
+        }
         self.filling_bytes += state.buffer.len() - before;
+    }
+
+    /// The service at this place, below the number of services: see [`ServiceId::index`].
+    pub fn service_at(&self, index: usize) -> ServiceId {
+        debug_assert!(index < self.services.len());
+        ServiceId(index as u32)
+    }
+
+    /// The name of a service.
+    pub fn service_name(&self, service: ServiceId) -> &str {
+        &self.services[service.index()].commit.name
+    }
+
+    /// What was taken of a service and stands in no line yet. It becomes true with the group being filled, of
+    /// which the service is a part from now on, also without a line.
+    ///
+    /// Call it between [`Sink::take_new_services`] and [`Sink::submit`]: a new service is committed as it is
+    /// before its first group.
+    pub fn set_untold(&mut self, service: ServiceId, untold: Untold) {
+        self.touch(service).commit.untold = untold;
+    }
+
+    /// Pieces of text that redaction has replaced in records of a service. As [`Sink::set_untold`].
+    pub fn add_redacted(&mut self, service: ServiceId, count: u64) {
+        self.touch(service).commit.redacted += count;
+    }
+
+    fn touch(&mut self, service: ServiceId) -> &mut Service {
+        let state = &mut self.services[service.index()];
+        if !std::mem::replace(&mut state.touched, true) {
+            self.touched.push(service);
+        }
+        state
     }
 
     /// Whether the group being filled may take another line.
     #[inline]
     pub fn has_room(&self) -> bool {
-        self.filling_bytes < self.policy.group_bytes_limit
+        self.filling_bytes < self.group_bytes_limit
     }
 
     /// Bytes of text in the group being filled.
@@ -222,10 +307,20 @@ impl Sink {
         self.filling_bytes
     }
 
-    /// When the group being filled must go, in ns; `None` while it is empty.
+    /// When the group being filled must go, or a service has to say that it is alive, in ns; `None` while there
+    /// is neither.
     pub fn due_ns(&self) -> Option<u64> {
         let delay_ns = self.policy.flush_delay.as_nanos() as u64;
-        Some(self.filling_since_ns?.saturating_add(delay_ns))
+        let filled = (self.filling_since_ns).map(|since| since.saturating_add(delay_ns));
+        match (filled, self.alive_due_ns) {
+            (Some(filled), Some(alive)) => Some(filled.min(alive)),
+            (filled, alive) => filled.or(alive),
+        }
+    }
+
+    /// Whether the group being filled has something to write or to say.
+    pub fn is_filling(&self) -> bool {
+        self.filling_since_ns.is_some()
     }
 
     /// Whether the writer would take a group now.
@@ -236,20 +331,56 @@ impl Sink {
     /// Whether it is time to submit: the group is due, large, or large enough for a writer that is idle.
     pub fn should_submit(&self, now_ns: u64) -> bool {
         let due = self.due_ns().is_some_and(|due_ns| due_ns <= now_ns);
-        let large = self.filling_bytes >= self.policy.group_bytes_limit / 2;
+        let large = self.filling_bytes >= self.group_bytes_limit / 2;
         let eager = self.submitted.is_empty() && self.filling_bytes >= EAGER_BYTES;
         self.can_submit() && (due || large || eager)
     }
 
+    /// Lines of the services that have to say that they are alive, silent ones too.
+    fn tell_alive(&mut self, now_ns: u64) {
+        if self.alive_due_ns.is_none_or(|due_ns| now_ns < due_ns) {
+            return;
+        }
+        let source = self.own_source.clone();
+        let mut next_due_ns = None;
+        for index in 0..self.services.len() {
+            let Some(alive) = &mut self.services[index].alive else {
+                continue;
+            };
+            let lines = (alive.due_ns <= now_ns).then(|| {
+                // Late by more than an interval: one line is enough.
+                alive.due_ns = now_ns.saturating_add(alive.interval_ns);
+                alive.lines
+            });
+            next_due_ns = Some(next_due_ns.unwrap_or(u64::MAX).min(alive.due_ns));
+            if let Some(lines) = lines {
+                let message = format!("alive lines={lines}");
+                let id = ServiceId(index as u32);
+                self.append(id, now_ns, Level::Info, &source, message.as_bytes());
+                if let Some(alive) = &mut self.services[index].alive {
+                    alive.lines = 0;
+                }
+            }
+        }
+        self.alive_due_ns = next_due_ns;
+    }
+
     /// Hands the group to the writer and returns its number. With `sync` it comes back durable. An empty
-    /// group is allowed: it comes back after everything before it.
+    /// group is allowed: it comes back after everything before it. What [`Sink::poll`] has returned before counts
+    /// as committed from here on.
     pub fn submit(&mut self, now_ns: u64, sync: bool) -> u64 {
+        self.writer.set_committed(self.seen);
+        self.tell_alive(now_ns);
         self.groups += 1;
         let mut writes = Vec::with_capacity(self.touched.len());
         let mut services = Vec::with_capacity(self.touched.len());
         for id in std::mem::take(&mut self.touched) {
             let state = &mut self.services[id.0 as usize];
-            writes.push(state.take_write(&self.policy, now_ns));
+            state.touched = false;
+            // What reduction says of a service is committed without a write, which would make a file.
+            if state.rotate || !state.buffer.is_empty() {
+                writes.push(state.take_write(now_ns));
+            }
             services.push(state.commit.clone());
             state.begin_next_segment(now_ns);
         }
@@ -263,12 +394,15 @@ impl Sink {
             group: self.groups,
             writes,
             sync,
+            now_ns,
         });
         self.groups
     }
 
-    /// The next group that has been written, if any. Never blocks.
+    /// The next group that has been written, if any. Never blocks. What an earlier call has returned counts as
+    /// committed from here on: only then may its closed segments be sealed.
     pub fn poll(&mut self) -> Option<CompletedGroup> {
+        self.writer.set_committed(self.seen);
         let reply = self.replies.try_recv().ok()?;
         Some(self.complete(reply))
     }
@@ -286,6 +420,16 @@ impl Sink {
             Some(submitted) if submitted.group == reply.group => submitted.services,
             _ => Vec::new(),
         };
+        self.seen = reply.group;
+        for (service, segment) in reply.too_large {
+            // By the time it comes another segment may be open.
+            let id = self.ids.get(&service).copied();
+            if let Some(id) = id
+                && self.services[id.0 as usize].commit.segment_id == segment.as_ns()
+            {
+                self.rotate_one(id);
+            }
+        }
         CompletedGroup {
             group: reply.group,
             services,
@@ -300,26 +444,29 @@ impl Sink {
 
     /// Closes the open segment of every service with the next group.
     pub fn rotate(&mut self) {
-        (0..self.services.len()).for_each(|index| self.rotate_index(index));
-    }
-
-    /// Closes the open segment of one service with the next group; does nothing where there is no such service,
-    /// or no line in its open segment.
-    pub fn rotate_service(&mut self, name: &str) {
-        if let Some(&ServiceId(index)) = self.ids.get(name) {
-            self.rotate_index(index as usize);
+        for index in 0..self.services.len() {
+            self.rotate_one(ServiceId(index as u32));
         }
     }
 
-    fn rotate_index(&mut self, index: usize) {
-        let state = &mut self.services[index];
+    /// The same for one service; false where it is not known.
+    pub fn rotate_service(&mut self, name: &str) -> bool {
+        let id = self.ids.get(name).copied();
+        if let Some(id) = id {
+            self.rotate_one(id);
+        }
+        id.is_some()
+    }
+
+    fn rotate_one(&mut self, id: ServiceId) {
+        let state = &mut self.services[id.0 as usize];
         if state.block.length_bytes() == 0 || state.rotate {
             return;
         }
         state.rotate = true;
-        if state.buffer.is_empty() {
+        if !std::mem::replace(&mut state.touched, true) {
             // No new lines: the group says that the segment ends, and nothing else.
-            self.touched.push(ServiceId(index as u32));
+            self.touched.push(id);
         }
         self.filling_since_ns = Some(0);
     }
@@ -366,13 +513,15 @@ impl Sink {
 
 impl Service {
     /// What the writer has to do for this service; the commit is what is true afterwards.
-    fn take_write(&mut self, policy: &Policy, now_ns: u64) -> Write {
+    fn take_write(&mut self, now_ns: u64) -> Write {
+        self.touched = false;
         let opened_ns = self.commit.segment_id;
-        let too_old = policy
-            .segment_age_limit
-            .is_some_and(|age| now_ns.saturating_sub(opened_ns) >= age.as_nanos() as u64);
-        let closes =
-            self.rotate || too_old || self.block.length_bytes() >= policy.segment_bytes_limit;
+        let age = self.limits.segment_age;
+        let too_old =
+            age.is_some_and(|age| now_ns.saturating_sub(opened_ns) >= age.as_nanos() as u64);
+        let bytes = self.block.length_bytes();
+        // A segment without text is not there: nothing to close.
+        let closes = bytes > 0 && (self.rotate || too_old || bytes >= self.limits.segment_bytes);
         if closes {
             self.block.finish(&self.buffer);
         } else {

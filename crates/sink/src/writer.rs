@@ -1,15 +1,13 @@
 //! The writer thread: groups in, groups out, in order. The only place of this crate that touches log files
 //! while the sink is open.
 //!
-//! The steps for a segment that a write closes, each of which can be repeated after a crash:
-//! `write text -> write entries -> cut reserved space -> mark closed -> sync -> trim`. The next segment is
-//! made with its first line: `create -> link current.log -> write`. Recovery (see `open`) knows all the
-//! states in between.
+//! The steps of a segment's life, and what a crash in each of them leaves, are in `lifecycle`.
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,14 +16,22 @@ use millpond_logfile::{IndexEntry, SegmentId};
 use tokio::sync::mpsc as jobs;
 
 use crate::error::{Error, ErrorKind};
-use crate::files::OpenSegments;
-use crate::policy::{BackendChoice, Policy, SyncPolicy};
-use crate::retention::Catalog;
+use crate::files::{OpenSegments, reserve_step};
+use crate::lifecycle::{Catalog, Segment, State, disk_bytes, is_held, pages, seal_bytes_max};
+use crate::policy::{BackendChoice, Policy, SealPolicy, SyncPolicy};
+use crate::retention::{Now, Trimmed, Wanted};
+use crate::sealer::{SealReport, Sealer};
 
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 /// How long a closing sink lets the writer try again.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+/// Age and free space are looked at this often, and with each rotation.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// Whether something can be sealed now is looked at this often, while something waits for it.
+const SEAL_LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// What is freed at least when the disk is full: some room for the next groups too.
+const FREE_BYTES_MIN: u64 = 256 << 10;
 
 /// Which way text goes to the files, and why that one.
 ///
@@ -59,8 +65,16 @@ pub struct WriterStatus {
     pub failures: u64,
     /// Segments that retention removed.
     pub trimmed_segments: u64,
-    /// Bytes of text that retention removed.
+    /// Bytes of the disk that this gave back.
     pub trimmed_bytes: u64,
+    /// Segments that were sealed.
+    pub sealed_segments: u64,
+    /// Bytes of the disk that this gave back.
+    pub saved_bytes: u64,
+    /// Seals that failed; each is tried again later.
+    pub seal_failures: u64,
+    /// Why the last of them did.
+    pub seal_error: Option<String>,
 }
 
 /// Everything to be written for one service.
@@ -74,10 +88,25 @@ pub(crate) struct Write {
     pub(crate) closes: bool,
 }
 
+impl Write {
+    /// The service is part of the group for its counters alone.
+    fn is_nothing(&self) -> bool {
+        self.text.is_empty() && self.entries.is_empty() && !self.closes
+    }
+}
+
 pub(crate) struct Group {
     pub(crate) group: u64,
     pub(crate) writes: Vec<Write>,
     pub(crate) sync: bool,
+    /// When it was submitted.
+    pub(crate) now_ns: u64,
+}
+
+/// What the thread is sent.
+enum Job {
+    Group(Group),
+    Sealed(SealReport),
 }
 
 /// A group that is written; its buffers for reuse.
@@ -85,11 +114,13 @@ pub(crate) struct Reply {
     pub(crate) group: u64,
     pub(crate) buffers: Vec<Vec<u8>>,
     pub(crate) durable: bool,
+    /// Open segments to be closed, since there is too much in all of them.
+    pub(crate) too_large: Vec<(String, SegmentId)>,
 }
 
 /// The handle of the thread.
 pub(crate) struct Writer {
-    jobs: Option<jobs::UnboundedSender<Group>>,
+    jobs: Option<jobs::UnboundedSender<Job>>,
     thread: Option<JoinHandle<()>>,
     backend: Backend,
     shared: Arc<Shared>,
@@ -100,6 +131,8 @@ struct Shared {
     status: Mutex<WriterStatus>,
     /// Set when the sink goes away: give up at this time.
     give_up: Mutex<Option<Instant>>,
+    /// The last group that the caller has committed. Orders nothing else: whoever looks too early waits a bit longer.
+    committed: AtomicU64,
 }
 
 /// A lock that a panicking thread held still guards sound data: both values are plain.
@@ -114,17 +147,35 @@ impl Writer {
         policy: &Policy,
         directory_lock: File,
         catalog: Catalog,
+        now_ns: u64,
         replies: mpsc::Sender<Reply>,
         completed: impl Fn() + Send + 'static,
     ) -> Result<Self, Error> {
         let (jobs, receiver) = jobs::unbounded_channel();
+        let sealer = match policy.seal {
+            SealPolicy::Never => None,
+            SealPolicy::AfterRotation { level } => {
+                // Its reports must not keep the channel open: that it closes is how we are told to end.
+                let reports = jobs.downgrade();
+                Some(Sealer::start(logs_dir, level, move |report| {
+                    if let Some(reports) = reports.upgrade() {
+                        let _ = reports.send(Job::Sealed(report));
+                    }
+                })?)
+            }
+        };
         let (started, has_started) = mpsc::channel();
         let shared = Arc::new(Shared::default());
         let seed = Seed {
             logs_dir: logs_dir.to_owned(),
             policy: policy.clone(),
             shared: Arc::clone(&shared),
+            sealer,
             catalog,
+            now: Now {
+                at: Instant::now(),
+                ns: now_ns,
+            },
             _directory_lock: directory_lock,
         };
         let choice = policy.backend;
@@ -150,8 +201,14 @@ impl Writer {
     pub(crate) fn send(&self, group: Group) {
         if let Some(jobs) = &self.jobs {
             // It fails only when the thread has panicked; then nothing completes and the lanes fill.
-            let _ = jobs.send(group);
+            let _ = jobs.send(Job::Group(group));
         }
+    }
+
+    /// Every group up to this one is committed.
+    pub(crate) fn set_committed(&self, group: u64) {
+        // ORDERING: Relaxed; see the field.
+        self.shared.committed.store(group, Ordering::Relaxed);
     }
 
     pub(crate) fn backend(&self) -> &Backend {
@@ -179,7 +236,11 @@ struct Seed {
     logs_dir: PathBuf,
     policy: Policy,
     shared: Arc<Shared>,
+    /// Before the lock: it ends before another may write here.
+    sealer: Option<Sealer>,
     catalog: Catalog,
+    /// A moment on both clocks, the last that we were told.
+    now: Now,
     /// Held as long as the thread lives.
     _directory_lock: File,
 }
@@ -240,7 +301,7 @@ impl Runtime {
 fn run_thread(
     choice: BackendChoice,
     seed: Seed,
-    jobs: jobs::UnboundedReceiver<Group>,
+    jobs: jobs::UnboundedReceiver<Job>,
     started: mpsc::Sender<Result<Backend, Error>>,
     replies: mpsc::Sender<Reply>,
     completed: impl Fn(),
@@ -256,7 +317,8 @@ fn run_thread(
     let mut writer = WriterLoop {
         segments: OpenSegments::new(&seed.logs_dir, uring),
         uring,
-        last_sync: Instant::now(),
+        next_check: Instant::now(),
+        next_seal_look: Instant::now(),
         seed,
     };
     runtime.block_on(writer.run(jobs, replies, &completed));
@@ -296,63 +358,240 @@ struct WriterLoop {
     seed: Seed,
     segments: OpenSegments,
     uring: bool,
-    last_sync: Instant,
+    /// When age and free space are looked at again.
+    next_check: Instant,
+    /// When it is looked again whether something can be sealed.
+    next_seal_look: Instant,
 }
 
 impl WriterLoop {
     async fn run(
         &mut self,
-        mut jobs: jobs::UnboundedReceiver<Group>,
+        mut jobs: jobs::UnboundedReceiver<Job>,
         replies: mpsc::Sender<Reply>,
         completed: &impl Fn(),
     ) {
-        self.trim().await;
         loop {
-            let Some(group) = self.next_job(&mut jobs).await else {
+            let Some(group) = self.next_group(&mut jobs).await else {
                 return;
             };
-            let number = group.group;
-            let sync = group.sync || self.seed.policy.sync == SyncPolicy::Always;
+            let (number, sync) = (group.group, group.sync);
+            self.seed.now = Now {
+                at: Instant::now(),
+                ns: group.now_ns,
+            };
             let Some(buffers) = self.write_group(group).await else {
                 return;
             };
-            let durable = sync && self.sync_until_done().await;
-            if sync && !durable {
+            let Some(durable) = self.sync_group(sync).await else {
                 return;
-            }
-            if replies
-                .send(Reply {
-                    group: number,
-                    buffers,
-                    durable,
-                })
-                .is_err()
-            {
+            };
+            let limit = self.seed.policy.open_bytes_limit();
+            let reply = Reply {
+                group: number,
+                buffers,
+                durable,
+                too_large: self.seed.catalog.too_large(limit),
+            };
+            if replies.send(reply).is_err() {
                 return;
             }
             completed();
         }
     }
 
-    /// The next job; syncs on the way when the interval is over.
-    async fn next_job(&mut self, jobs: &mut jobs::UnboundedReceiver<Group>) -> Option<Group> {
-        let SyncPolicy::Interval(interval) = self.seed.policy.sync else {
-            return jobs.recv().await;
-        };
+    /// The next group; does on the way what is due: syncs, looks at age and free space, and hands over the next segment
+    /// to be sealed.
+    async fn next_group(&mut self, jobs: &mut jobs::UnboundedReceiver<Job>) -> Option<Group> {
         loop {
-            let is_dirty = self.segments.dirty().next().is_some();
-            if !is_dirty {
-                return jobs.recv().await;
+            let due = self.do_what_is_due().await;
+            let left = due.saturating_duration_since(Instant::now());
+            match tokio::time::timeout(left, jobs.recv()).await {
+                Ok(Some(Job::Group(group))) => return Some(group),
+                Ok(Some(Job::Sealed(report))) => self.note_sealed(report),
+                Ok(None) => return None,
+                Err(_) => {} // something is due
             }
-            let left = interval.saturating_sub(self.last_sync.elapsed());
-            if left.is_zero() {
+        }
+    }
+
+    /// Returns when to look again.
+    async fn do_what_is_due(&mut self) -> Instant {
+        let mut due = match self.interval_sync_due() {
+            Some(at) if at <= Instant::now() => {
                 // A failed sync is tried again with the next group; what failed stays dirty.
-                let _ = self.sync_dirty().await;
-                continue;
+                let interval = |policy| matches!(policy, SyncPolicy::Interval(_));
+                let _ = self.sync_dirty(interval).await;
+                self.interval_sync_due()
             }
-            if let Ok(job) = tokio::time::timeout(left, jobs.recv()).await {
-                return job;
+            due => due,
+        }
+        .unwrap_or(self.next_check);
+        let now = Instant::now();
+        if now >= self.next_check {
+            self.check();
+        }
+        if self.seed.sealer.is_some() && self.seed.catalog.has_to_seal() {
+            if now >= self.next_seal_look {
+                self.next_seal_look = now + SEAL_LOOK_INTERVAL;
+                self.seal_next();
             }
+            due = due.min(self.next_seal_look);
+        }
+        // A sync that fails at once must not make us spin.
+        due.min(self.next_check).max(now + Duration::from_millis(1))
+    }
+
+    /// When the first text must be on the disk whose service has an interval for that.
+    fn interval_sync_due(&mut self) -> Option<Instant> {
+        self.segments
+            .dirty()
+            .filter_map(|segment| match segment.sync_policy {
+                SyncPolicy::Interval(interval) => segment.dirty_since?.checked_add(interval),
+                SyncPolicy::Never | SyncPolicy::Always => None,
+            })
+            .min()
+    }
+
+    /// Now, as the groups count it.
+    fn now(&self) -> Now {
+        let (at, told) = (Instant::now(), self.seed.now);
+        let since_ns = at.saturating_duration_since(told.at).as_nanos() as u64;
+        Now {
+            at,
+            ns: told.ns.saturating_add(since_ns),
+        }
+    }
+
+    /// Removes what is over a limit, and what the floor of free space asks for.
+    fn check(&mut self) {
+        self.next_check = Instant::now() + CHECK_INTERVAL;
+        let free_bytes = match rustix::fs::statvfs(&self.seed.logs_dir) {
+            Ok(found) => {
+                let (block, free) = (found.f_frsize, found.f_bavail * found.f_frsize);
+                let floor = self.seed.policy.keep_free_of(found.f_blocks * block);
+                // Once: what readers have open gives nothing back, and more would go for nothing.
+                floor.saturating_sub(free)
+            }
+            Err(_) => 0,
+        };
+        self.trim(Wanted {
+            room_bytes: 0,
+            free_bytes,
+        });
+    }
+
+    fn trim(&mut self, wanted: Wanted) -> Trimmed {
+        let now = self.now();
+        let Seed {
+            logs_dir,
+            policy,
+            catalog,
+            ..
+        } = &mut self.seed;
+        let trimmed = catalog.trim(logs_dir, policy, wanted, now);
+        let mut status = lock(&self.seed.shared.status);
+        status.trimmed_segments += trimmed.segments;
+        status.trimmed_bytes += trimmed.bytes;
+        // Not being able to remove does not keep us from writing; it is tried again.
+        status.failures += trimmed.failures;
+        trimmed
+    }
+
+    /// Hands the next segment to the sealer, if there is one that can be sealed and room for it.
+    fn seal_next(&mut self) {
+        let is_busy = (self.seed.sealer.as_ref()).is_none_or(Sealer::is_busy);
+        if is_busy || lock(&self.seed.shared.status).trouble.is_some() {
+            return;
+        }
+        // ORDERING: Relaxed; see the field.
+        let committed = self.seed.shared.committed.load(Ordering::Relaxed);
+        let now = Instant::now();
+        let Some((service, id, bytes)) = self.seed.catalog.next_to_seal(committed, now) else {
+            return;
+        };
+        let dir = self.seed.logs_dir.join(&service);
+        if let Some(segment) = self.seed.catalog.get_mut(&service, id)
+            && is_held(&dir, id)
+        {
+            // A reader that reads the plain form goes on with it; not for ever.
+            let since = *segment.held_since.get_or_insert(now);
+            if now.duration_since(since) < self.seed.policy.hold_limit {
+                segment.put_off(now);
+                return;
+            }
+        }
+        let reserved_bytes = seal_bytes_max(bytes);
+        if !self
+            .seed
+            .catalog
+            .has_room(&self.seed.policy, reserved_bytes)
+        {
+            let wanted = Wanted {
+                room_bytes: reserved_bytes,
+                free_bytes: 0,
+            };
+            if !self.trim(wanted).enough {
+                return;
+            }
+        }
+        // It may have gone itself.
+        let Some(segment) = self.seed.catalog.get(&service, id) else {
+            return;
+        };
+        let sealing = Segment {
+            state: State::Sealing { reserved_bytes },
+            ..segment.clone()
+        };
+        (self.seed.catalog).set(&self.seed.policy, &service, id, sealing);
+        if let Some(sealer) = &mut self.seed.sealer {
+            sealer.seal(service, id);
+        }
+    }
+
+    /// What came of a seal.
+    fn note_sealed(&mut self, report: SealReport) {
+        if let Some(sealer) = &mut self.seed.sealer {
+            sealer.done();
+        }
+        self.next_seal_look = Instant::now();
+        let SealReport {
+            service,
+            id,
+            outcome,
+        } = report;
+        let Some(mut segment) = self.seed.catalog.forget(&service, id) else {
+            return;
+        };
+        let before_bytes = segment.disk_bytes;
+        let now = Instant::now();
+        segment.disk_bytes = disk_bytes(&self.seed.logs_dir.join(&service), id);
+        segment.state = State::Closed;
+        match outcome {
+            Ok(Some(_)) => {
+                segment.state = State::Sealed;
+                segment.held_since = None;
+                let mut status = lock(&self.seed.shared.status);
+                status.sealed_segments += 1;
+                status.saved_bytes += before_bytes.saturating_sub(segment.disk_bytes);
+            }
+            Ok(None) => segment.put_off(now),
+            Err(error) => {
+                let mut status = lock(&self.seed.shared.status);
+                status.seal_failures += 1;
+                status.seal_error = Some(error.to_string());
+                if segment.disk_bytes == 0 {
+                    return; // somebody has taken it away
+                }
+                segment.fail(now);
+            }
+        }
+        (self.seed.catalog).set(&self.seed.policy, &service, id, segment);
+    }
+
+    fn give_up_sealing(&self) {
+        if let Some(sealer) = &self.seed.sealer {
+            sealer.give_up();
         }
     }
 
@@ -362,12 +601,15 @@ impl WriterLoop {
         let mut buffers = Vec::with_capacity(left.len());
         let mut backoff = RETRY_MIN;
         loop {
+            self.make_room(&left);
             let mut failed = Vec::new();
             let mut error = None;
-            for (write, result) in self.write_all(left).await {
+            let mut is_full = false;
+            for (write, result) in self.write_all(left, group.group, group.now_ns).await {
                 match result {
                     Ok(()) => buffers.push(write.text),
                     Err(cause) => {
+                        is_full |= is_disk_full(&cause);
                         error = Some(describe(&self.seed.logs_dir, &write, &cause));
                         // A stale descriptor may be the cause: open it anew.
                         self.segments.remove(&write.service);
@@ -380,11 +622,56 @@ impl WriterLoop {
                 lock(&self.seed.shared.status).trouble = None;
                 return Some(buffers);
             };
-            self.trim().await;
+            self.give_up_sealing();
+            if is_full && self.free_disk(&left) {
+                continue;
+            }
+            self.check();
             if !self.pause(error, &mut backoff).await {
                 return None;
             }
         }
+    }
+
+    /// Removes what has to go before these may be written under the cap over all.
+    fn make_room(&mut self, writes: &[Write]) {
+        let most = self.seed.policy.reserve_bytes_max();
+        let room_bytes = (writes.iter().filter(|write| !write.is_nothing()))
+            .map(|write| {
+                let text = write.text.len() as u64;
+                // With the reserve, and a page each that text and index may begin; and the directory.
+                text + reserve_step(write.offset + text, most) + 3 * pages(1)
+            })
+            .sum();
+        if self.seed.catalog.has_room(&self.seed.policy, room_bytes) {
+            return;
+        }
+        let wanted = Wanted {
+            room_bytes,
+            free_bytes: 0,
+        };
+        if !self.trim(wanted).enough {
+            // What a seal in progress may need is needed more here.
+            self.give_up_sealing();
+        }
+    }
+
+    /// The disk is full: gives back what is reserved, and removes what may go. Whether anything came of it.
+    fn free_disk(&mut self, left: &[Write]) -> bool {
+        for segment in self.segments.all() {
+            // One that cannot is none the worse for it.
+            let _ = segment.release_reserve();
+        }
+        let text: u64 = left.iter().map(|write| write.text.len() as u64).sum();
+        let wanted = Wanted {
+            room_bytes: 0,
+            free_bytes: text.max(FREE_BYTES_MIN),
+        };
+        let freed = self.trim(wanted).bytes > 0;
+        if freed {
+            lock(&self.seed.shared.status).failures += 1;
+        }
+        freed
     }
 
     /// Notes the trouble and waits; false when it is time to give up.
@@ -406,15 +693,26 @@ impl WriterLoop {
     }
 
     /// One attempt at each write; under io_uring they are in flight together.
-    async fn write_all(&mut self, writes: Vec<Write>) -> Vec<(Write, io::Result<()>)> {
+    async fn write_all(
+        &mut self,
+        writes: Vec<Write>,
+        group: u64,
+        now_ns: u64,
+    ) -> Vec<(Write, io::Result<()>)> {
         let mut started = Vec::with_capacity(writes.len());
+        let most = self.seed.policy.reserve_bytes_max();
         for mut write in writes {
-            match self.segments.get(&write.service, write.segment).await {
+            if write.is_nothing() {
+                started.push((write, Transfer::Nothing));
+                continue;
+            }
+            let sync = self.sync_policy(&write.service);
+            match self.segments.get(&write.service, write.segment, sync).await {
                 Ok(_) if write.text.is_empty() => {
                     started.push((write, Transfer::Done(Ok(()), Vec::new())));
                 }
                 Ok(segment) => {
-                    segment.allocate(write.offset + write.text.len() as u64);
+                    segment.allocate(write.offset + write.text.len() as u64, most);
                     let file = Rc::clone(&segment.text);
                     let (text, offset) = (std::mem::take(&mut write.text), write.offset);
                     let transfer = async move { file.write(text, offset).await };
@@ -425,10 +723,12 @@ impl WriterLoop {
         }
         let mut done = Vec::with_capacity(started.len());
         for (mut write, transfer) in started {
+            let is_nothing = matches!(transfer, Transfer::Nothing);
             let (result, text) = transfer.finish().await;
             write.text = text.unwrap_or_else(|| std::mem::take(&mut write.text));
             let result = match result {
-                Ok(()) => self.complete_write(&write).await,
+                Ok(()) if is_nothing => Ok(()),
+                Ok(()) => self.complete_write(&mut write, group, now_ns).await,
                 Err(error) => Err(error),
             };
             done.push((write, result));
@@ -436,15 +736,29 @@ impl WriterLoop {
         done
     }
 
+    fn sync_policy(&mut self, service: &str) -> SyncPolicy {
+        let Seed {
+            catalog, policy, ..
+        } = &mut self.seed;
+        catalog.service(policy, service).limits.sync
+    }
+
     /// What follows the text of a write: its index entries, and the end of the segment.
-    async fn complete_write(&mut self, write: &Write) -> io::Result<()> {
+    async fn complete_write(
+        &mut self,
+        write: &mut Write,
+        group: u64,
+        now_ns: u64,
+    ) -> io::Result<()> {
         let length_bytes = write.offset + write.text.len() as u64;
-        self.seed
-            .catalog
-            .set(&write.service, write.segment, length_bytes);
-        let sync = self.seed.policy.sync;
-        let segment = self.segments.get(&write.service, write.segment).await?;
-        segment.dirty = true;
+        let sync = self.sync_policy(&write.service);
+        let segment = self
+            .segments
+            .get(&write.service, write.segment, sync)
+            .await?;
+        if !write.text.is_empty() {
+            segment.dirty_since.get_or_insert_with(Instant::now);
+        }
         if !write.entries.is_empty() {
             let bytes: Vec<u8> = write
                 .entries
@@ -452,68 +766,77 @@ impl WriterLoop {
                 .flat_map(IndexEntry::to_bytes)
                 .collect();
             segment.write_entries(&bytes)?;
+            // Should what follows fail, they are there.
+            write.entries.clear();
         }
+        let (policy, catalog) = (&self.seed.policy, &mut self.seed.catalog);
+        let bytes = segment.disk_bytes(length_bytes);
+        let open = Segment::new(State::Open, bytes, now_ns);
+        let begins = catalog.get(&write.service, write.segment).is_none();
+        catalog.set(policy, &write.service, write.segment, open);
         if write.closes {
             segment.finish(length_bytes)?;
             if sync != SyncPolicy::Never {
                 segment.text.sync().await?;
                 segment.sync_directory()?;
             }
+            let bytes = segment.closed_disk_bytes(length_bytes);
+            let mut closed = Segment::new(State::Closed, bytes, now_ns);
+            closed.closed_in = group;
+            catalog.set(policy, &write.service, write.segment, closed);
             self.segments.remove(&write.service);
-            self.trim().await;
+        }
+        if begins || write.closes {
+            self.check();
         }
         Ok(())
     }
 
-    async fn trim(&mut self) {
-        let trimmed = self
-            .seed
-            .catalog
-            .trim(&self.seed.logs_dir, &self.seed.policy);
-        let mut status = lock(&self.seed.shared.status);
-        match trimmed {
-            Ok(trimmed) => {
-                status.trimmed_segments += trimmed.segments;
-                status.trimmed_bytes += trimmed.bytes;
-            }
-            // Not being able to remove does not keep us from writing; the next rotation tries again.
-            Err(_) => status.failures += 1,
-        }
-    }
-
-    /// Everything written so far to the disk.
-    async fn sync_dirty(&mut self) -> io::Result<()> {
-        self.last_sync = Instant::now();
-        let files: Vec<_> = self
-            .segments
-            .dirty()
+    /// Everything written so far to the disk, of the services whose policy is `wanted`.
+    async fn sync_dirty(&mut self, wanted: impl Fn(SyncPolicy) -> bool) -> io::Result<()> {
+        let files: Vec<_> = (self.segments.dirty())
+            .filter(|segment| wanted(segment.sync_policy))
             .map(|segment| Rc::clone(&segment.text))
             .collect();
         for file in files {
             file.sync().await?;
         }
         for segment in self.segments.dirty() {
-            segment.sync_directory()?;
-            segment.dirty = false;
+            if wanted(segment.sync_policy) {
+                segment.sync_directory()?;
+                segment.dirty_since = None;
+            }
         }
         Ok(())
     }
 
-    /// As `sync_dirty`, until it succeeds; false when it is time to give up.
-    async fn sync_until_done(&mut self) -> bool {
+    /// What has to be on the disk before a group counts as written: with `all` everything, else what services have whose
+    /// policy is that. Tries until it succeeds; `None` when it is time to give up, else whether everything is there.
+    async fn sync_group(&mut self, all: bool) -> Option<bool> {
+        let always = |policy| policy == SyncPolicy::Always;
         let mut backoff = RETRY_MIN;
-        while let Err(error) = self.sync_dirty().await {
+        while let Err(error) = self.sync_dirty(|policy| all || always(policy)).await {
             let trouble = format!("cannot sync {}: {error}", self.seed.logs_dir.display());
             if !self.pause(trouble, &mut backoff).await {
-                return false;
+                return None;
             }
         }
-        true
+        let wants_it = all || always(self.seed.policy.sync);
+        Some(wants_it && self.segments.dirty().next().is_none())
     }
+}
+
+/// No room, or none for this user.
+fn is_disk_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// A write under way.
 enum Transfer {
+    Nothing,
     Flying(tokio::task::JoinHandle<(io::Result<()>, Vec<u8>)>),
     Done(io::Result<()>, Vec<u8>),
     Failed(io::Error),
@@ -539,6 +862,7 @@ impl Transfer {
                 Err(error) => (Err(io::Error::other(error)), None),
             },
             Transfer::Done(result, text) => (result, Some(text)),
+            Transfer::Nothing => (Ok(()), None),
             Transfer::Failed(error) => (Err(error), None),
         }
     }
@@ -547,7 +871,7 @@ impl Transfer {
 fn describe(logs_dir: &Path, write: &Write, error: &io::Error) -> String {
     let path = write.segment.log_path(&logs_dir.join(&write.service));
     let remedy = match error.kind() {
-        io::ErrorKind::StorageFull => "; free space, or lower `total-bytes`",
+        io::ErrorKind::StorageFull => "; free space, lower `total-bytes`, or raise `keep-free`",
         io::ErrorKind::PermissionDenied => "; give this user the right to write there",
         _ => "",
     };

@@ -2,7 +2,9 @@
 //! each line of a log identifies itself.
 //!
 //! `publisher bus=B label=L event=NAME rules=block|drop size=BYTES [count=N] [seconds=N] [batch=N]
-//! [oversize_every=N] [flush=written|durable]`
+//! [oversize_every=N] [repeat=N] [flush=written|durable]`
+//!
+//! With `repeat`, each payload comes so often in a row, and the number in it is that of the payload.
 //!
 //! Runs until the count, the time, or its stdin says so. Says `committed N` now and then, and in the end
 //! `published=N dropped_full=N dropped_deadline=N dropped_too_long=N flush=OUTCOME`.
@@ -39,12 +41,13 @@ struct Payloads {
     label: String,
     size: usize,
     oversize_every: u64,
+    repeat: u64,
     sequence: u64,
 }
 
 impl Payloads {
     fn next(&mut self) -> (Level, &[u8]) {
-        let sequence = self.sequence;
+        let sequence = self.sequence / self.repeat;
         self.sequence += 1;
         let oversize = self.oversize_every > 0 && sequence % self.oversize_every == 7;
         let size = if oversize { OVERSIZE_BYTES } else { self.size };
@@ -87,6 +90,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         label: label.to_owned(),
         size: arguments.number("size").unwrap_or(64) as usize,
         oversize_every: arguments.number("oversize_every").unwrap_or(0),
+        repeat: arguments.number("repeat").unwrap_or(1),
         sequence: 0,
     };
     let mut said = Instant::now();

@@ -1,7 +1,7 @@
 //! A daemon for tests: says `ready`, runs until its stdin closes, then stops in order. Or gets killed.
 //!
 //! `victim_daemon bus=B logs=DIR rules=block|drop backend=auto|uring|pwrite [refuse_uring=1]
-//! [segment_bytes=N] [total_bytes=N] [group_bytes=N]`
+//! [segment_bytes=N] [total_bytes=N] [group_bytes=N] [seal=LEVEL, 0 for never] [rate=LINES_PER_S] [sample=N]`
 //!
 //! Asked for new rules, it takes one of `reload_tables`, any but the one in force, and says `reloaded N`.
 
@@ -10,8 +10,10 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use millpond_bus::{Bus, RuleTable};
-use millpond_daemon::{BackendChoice, Daemon, Policy};
+use millpond_bus::Bus;
+use millpond_daemon::{
+    BackendChoice, Configuration, Daemon, Policy, RateLimit, Reduction, Reductions, SealPolicy,
+};
 use millpond_tests::{Arguments, Random, Watchdog, options, reload_tables, setting};
 
 type Failure = Box<dyn std::error::Error>;
@@ -45,6 +47,13 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         group_bytes_limit: arguments
             .number("group_bytes")
             .map_or(normal.group_bytes_limit, |bytes| bytes as usize),
+        seal: match arguments.number("seal") {
+            None => normal.seal,
+            Some(0) => SealPolicy::Never,
+            Some(level) => SealPolicy::AfterRotation {
+                level: level as i32,
+            },
+        },
         backend: match arguments.text("backend") {
             "auto" => BackendChoice::Auto,
             "uring" => BackendChoice::Uring,
@@ -55,6 +64,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     let mut daemon = Daemon::builder(&bus, Path::new(arguments.text("logs")))
         .policy(policy)
+        .reductions(reductions(arguments))
         .reload_with(new_rules())
         .open()?;
     let stop = daemon.stop_handle();
@@ -72,7 +82,24 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
-fn new_rules() -> impl FnMut() -> Result<RuleTable, String> + Send {
+/// Repeats, and what the arguments ask for.
+fn reductions(arguments: &Arguments) -> Reductions {
+    let number = |key: &str| Some(arguments.number(key)? as u32);
+    let rate_limit = number("rate").map(|lines_per_s| RateLimit {
+        lines_per_s,
+        burst_lines: lines_per_s,
+    });
+    Reductions {
+        default: Reduction {
+            rate_limit,
+            sample: number("sample"),
+            ..Reduction::default()
+        },
+        ..Reductions::default()
+    }
+}
+
+fn new_rules() -> impl FnMut() -> Result<Configuration, String> + Send {
     let (mut random, mut current, mut reloads) = (None, 0, 0);
     move || {
         let random = random.get_or_insert_with(Random::seeded);
@@ -82,10 +109,11 @@ fn new_rules() -> impl FnMut() -> Result<RuleTable, String> + Send {
         reloads += 1;
         // Before they are in force: whoever reads it asks the bus.
         println!("reloaded {reloads} to table {current}");
-        tables
-            .into_iter()
-            .nth(current)
-            .ok_or_else(|| "no tables".to_owned())
+        let rules = tables.into_iter().nth(current);
+        Ok(Configuration {
+            rules: rules.ok_or_else(|| "no tables".to_owned())?,
+            ..Configuration::default()
+        })
     }
 }
 

@@ -13,6 +13,7 @@ mod hostile;
 mod identity;
 mod peers;
 mod publisher_killed;
+mod reduction;
 mod reload;
 mod replay_live;
 mod rotation;

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use millpond_bus::{Bus, SourceStats, Stats, sum_since};
-use millpond_logfile::{SegmentId, list_segments, list_services, parse_line};
+use millpond_logfile::{SegmentId, SegmentText, Told, list_segments, list_services, parse_line};
 use millpond_tests::{Watchdog, options, setting};
 
 /// Loads of several processes take turns: two at once would only measure the scheduler.
@@ -327,6 +327,14 @@ pub(crate) struct GapLine {
     pub(crate) causes: BTreeMap<String, u64>,
 }
 
+/// A segment's file and its text, whichever form it has.
+pub(crate) fn segment_text(dir: &Path, id: SegmentId) -> std::io::Result<(PathBuf, Vec<u8>)> {
+    let segment = SegmentText::open(dir, id)?;
+    let mut text = vec![0; segment.length_bytes()? as usize];
+    segment.read_exact_at(&mut text, 0)?;
+    Ok((segment.path().to_owned(), text))
+}
+
 /// What the log files hold, read with nothing but the line format.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
@@ -335,6 +343,9 @@ pub(crate) struct Found {
     pub(crate) gaps: BTreeMap<String, Vec<GapLine>>,
     pub(crate) lines: u64,
     pub(crate) text_bytes: u64,
+    /// Repeats by source, and lines that were suppressed, as lines tell them.
+    pub(crate) repeats: BTreeMap<String, u64>,
+    pub(crate) suppressed: u64,
     /// What is not as it must be.
     pub(crate) wrong: Vec<String>,
 }
@@ -352,8 +363,7 @@ impl Found {
     }
 
     fn read_segment(&mut self, dir: &Path, id: SegmentId) {
-        let path = id.log_path(dir);
-        let text = std::fs::read(&path).expect("a segment");
+        let (path, text) = segment_text(dir, id).expect("a segment");
         self.text_bytes += text.len() as u64;
         for raw in text.split_inclusive(|&byte| byte == b'\n') {
             self.lines += 1;
@@ -364,7 +374,7 @@ impl Found {
             };
             let message = std::str::from_utf8(line.message).expect("we publish text");
             match line.source {
-                b"millpond" => self.note_gap(message),
+                b"millpond" => self.note_told(message),
                 source => {
                     let mut words = message.split(' ');
                     let label = words.next().unwrap_or_default();
@@ -398,6 +408,18 @@ impl Found {
             return;
         }
         runs.add(sequence);
+    }
+
+    /// A line of the daemon.
+    fn note_told(&mut self, message: &str) {
+        match Told::parse(message.as_bytes()) {
+            Some(Told::Repeat { source, count, .. }) => {
+                let source = String::from_utf8_lossy(source).into_owned();
+                *self.repeats.entry(source).or_default() += count;
+            }
+            Some(Told::Suppressed { count, .. }) => self.suppressed += count,
+            None => self.note_gap(message),
+        }
     }
 
     fn note_gap(&mut self, message: &str) {

@@ -7,7 +7,7 @@ use millpond_bus::Bus;
 use serde_json::{Map, Value, json};
 
 use crate::Run;
-use crate::args::Settings;
+use crate::args::{Effective, Settings, settings_json};
 use crate::flags::ReloadFlags;
 use crate::outcome::Failure;
 use crate::outcome::Outcome;
@@ -20,12 +20,11 @@ use crate::units::format_size;
 pub(crate) fn run(settings: &Settings) -> Run {
     let mut out = stdout(settings.color);
     if settings.json {
-        let values: Map<String, Value> = settings
-            .origins
-            .iter()
-            .map(|setting| {
-                let value = json!({ "value": setting.value, "origin": setting.origin });
-                (setting.key.to_owned(), value)
+        let values = settings_json(&settings.origins);
+        let services: Map<String, Value> = (settings.services.names())
+            .map(|name| {
+                let values = settings_json(&settings.of_service(name));
+                (name.to_owned(), values.into())
             })
             .collect();
         let rules: Vec<Value> = settings
@@ -33,8 +32,9 @@ pub(crate) fn run(settings: &Settings) -> Run {
             .iter()
             .map(|rule| rule.pattern.as_str().into())
             .collect();
-        let answer =
-            json!({ "version": 1, "config": settings.config, "settings": values, "rules": rules });
+        let answer = json!({
+            "version": 1, "config": settings.config, "settings": values, "services": services, "rules": rules,
+        });
         writeln!(out, "{answer}")?;
     } else {
         let mut table = Table::new(&["setting", "value", "from"]);
@@ -44,6 +44,15 @@ pub(crate) fn run(settings: &Settings) -> Run {
                 setting.value.clone(),
                 setting.origin.clone(),
             ]);
+        }
+        table.print(&mut out)?;
+        writeln!(out)?;
+        let mut table = Table::new(&["service", "setting", "value", "from"]);
+        for name in settings.services.names() {
+            for setting in settings.of_service(name) {
+                let Effective { key, value, origin } = setting;
+                table.row(vec![name.to_owned(), key.to_owned(), value, origin]);
+            }
         }
         table.print(&mut out)?;
         writeln!(out)?;
@@ -105,7 +114,8 @@ pub(crate) fn reload(flags: &ReloadFlags, settings: &Settings) -> Run {
     } else {
         writeln!(
             out,
-            "the rules of {path} are in force on bus {name:?}: {count} with the defaults"
+            "the rules of {path} are in force on bus {name:?}: {count} with the defaults; so is what its \
+             services say of repeats, rate-limit, sample and redact"
         )?;
     }
     out.flush()?;

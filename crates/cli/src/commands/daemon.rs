@@ -14,12 +14,13 @@ use crate::signals::{self, Asked};
 pub(crate) fn run(settings: &Settings) -> Run {
     let bus = settings.attach()?;
     let mut builder = Daemon::builder(&bus, &settings.logs).policy(settings.policy.clone());
+    builder = builder.reductions(settings.services.reductions());
     if settings.config.is_some() {
         builder = builder.rules(settings.rules.clone());
     }
     let builder = builder.reload_with({
         let config = settings.config.clone();
-        move || config::read_rules(config.as_deref()).map_err(|failure| failure.to_string())
+        move || config::read_again(config.as_deref()).map_err(|failure| failure.to_string())
     });
     let mut daemon = builder.open()?;
     let (stop, rotating) = (daemon.stop_handle(), bus.clone());

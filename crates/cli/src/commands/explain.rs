@@ -8,7 +8,7 @@ use millpond_bus::{
 use serde_json::{Value, json};
 
 use crate::Run;
-use crate::args::Settings;
+use crate::args::{Effective, Settings, settings_json};
 use crate::outcome::{Failure, Outcome};
 use crate::print::table::Table;
 use crate::print::{BOLD, DIM, stdout};
@@ -40,7 +40,7 @@ fn explain_name(name: &str, rules: &RuleTable, from: &str, settings: &Settings) 
         let candidates: Vec<Value> = explanation
             .candidates
             .iter()
-            .map(|(rule, why)| rule_json(rule, why, name))
+            .map(|(rule, why)| rule_json(rule, why, name, settings))
             .collect();
         let answer =
             json!({ "version": 1, "name": name, "rules_from": from, "candidates": candidates });
@@ -55,7 +55,7 @@ fn explain_name(name: &str, rules: &RuleTable, from: &str, settings: &Settings) 
             };
             writeln!(out, "{style}{word}: {}{style:#} ({why})", rule.pattern)?;
             if place == 0 {
-                describe(&mut out, rule, name)?;
+                describe(&mut out, rule, name, settings)?;
             }
         }
     }
@@ -87,7 +87,10 @@ fn explain_pattern(pattern: &Pattern, rules: &RuleTable, from: &str, settings: &
     if settings.json {
         let list: Vec<Value> = carrying
             .iter()
-            .map(|rule| rule_json(rule, "can carry names of the pattern", pattern.as_str()))
+            .map(|rule| {
+                let why = "can carry names of the pattern";
+                rule_json(rule, why, pattern.as_str(), settings)
+            })
             .collect();
         let answer = json!({
             "version": 1, "pattern": pattern.as_str(), "rules_from": from, "candidates": list,
@@ -150,7 +153,12 @@ fn delivery_reason(rule: &Rule, name: &str) -> String {
     }
 }
 
-fn describe(out: &mut dyn Write, rule: &Rule, name: &str) -> Result<(), Failure> {
+fn describe(
+    out: &mut dyn Write,
+    rule: &Rule,
+    name: &str,
+    settings: &Settings,
+) -> Result<(), Failure> {
     let delay = format_duration(rule.max_delay);
     let events = rule.max_events;
     writeln!(
@@ -183,16 +191,29 @@ fn describe(out: &mut dyn Write, rule: &Rule, name: &str) -> Result<(), Failure>
         )?;
     }
     match rule.service_and_source(name) {
-        Some((service, source)) => writeln!(out, "  log       service {service}, source {source}")?,
+        Some((service, source)) => {
+            writeln!(out, "  log       service {service}, source {source}")?;
+            for setting in settings.of_service(service) {
+                let Effective { key, value, origin } = setting;
+                writeln!(out, "            {key:<13} {value} {DIM}({origin}){DIM:#}")?;
+            }
+        }
+        None if rule.service.is_some() => writeln!(
+            out,
+            "  log       refused and counted as rejected: lines of source `{}` are the daemon's own; \
+             take another name",
+            Rule::OWN_SOURCE
+        )?,
         None => writeln!(out, "  log       not kept")?,
     }
     Ok(())
 }
 
-fn rule_json(rule: &Rule, why: &str, name: &str) -> Value {
-    let log = rule
-        .service_and_source(name)
-        .map(|(service, source)| json!({ "service": service, "source": source }));
+fn rule_json(rule: &Rule, why: &str, name: &str, settings: &Settings) -> Value {
+    let log = rule.service_and_source(name).map(|(service, source)| {
+        let settings = settings_json(&settings.of_service(service));
+        json!({ "service": service, "source": source, "settings": settings })
+    });
     let deadline_ns = match rule.overflow {
         Overflow::DropNewest => None,
         Overflow::Block { deadline } => Some(deadline.as_nanos() as u64),

@@ -561,7 +561,9 @@ impl<'a> Importer<'a> {
         if stopped.is_none() {
             // What the daemon writes to these services goes to segments of its own.
             let names: Vec<String> = self.state.services.keys().cloned().collect();
-            names.iter().for_each(|name| self.sink.rotate_service(name));
+            for name in &names {
+                self.sink.rotate_service(name);
+            }
         }
         self.submit()?;
         self.wait_until(0)?;

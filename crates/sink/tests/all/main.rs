@@ -1,0 +1,9 @@
+//! The life of segments, driven through the public interface and looked at as files.
+
+mod crashes;
+mod full_disk;
+mod liveness;
+mod properties;
+mod retention;
+mod seal;
+mod support;
