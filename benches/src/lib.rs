@@ -19,13 +19,18 @@ pub fn size(full: u64) -> u64 {
     }
 }
 
-/// How often each measurement is repeated; `MILLPOND_BENCH_ROUNDS` says otherwise.
+/// How often each measurement is repeated: 7 times; `MILLPOND_BENCH_ROUNDS` says otherwise.
 pub fn rounds() -> usize {
+    rounds_or(7)
+}
+
+/// How often each measurement is repeated, where nobody says otherwise: `usual` times.
+pub fn rounds_or(usual: usize) -> usize {
     let wanted = std::env::var("MILLPOND_BENCH_ROUNDS").ok();
     match wanted.and_then(|text| text.parse().ok()) {
         _ if is_tiny() => 1,
         Some(rounds) => rounds,
-        None => 7,
+        None => usual,
     }
 }
 
