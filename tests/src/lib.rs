@@ -232,8 +232,8 @@ pub struct RoomSample {
     pub temperature_mk: u64,
 }
 
-/// A small random generator (splitmix64): the same seed, the same numbers.
-pub struct Random(u64);
+/// A small random generator: the same seed, the same numbers.
+pub struct Random(millpond_loadgen::Random);
 
 impl Random {
     /// Seeded from `MILLPOND_TEST_SEED`, else from the time; the seed is printed.
@@ -246,16 +246,12 @@ impl Random {
             now.map_or(1, |now| now.as_nanos() as u64)
         });
         eprintln!("seed: MILLPOND_TEST_SEED={seed}");
-        Random(seed)
+        Random(millpond_loadgen::Random::new(seed))
     }
 
     /// A number below `end`.
     pub fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % end.max(1)
+        self.0.below(end)
     }
 
     /// A time below `millis`.

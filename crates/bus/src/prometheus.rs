@@ -470,6 +470,7 @@ mod tests {
                 lines: 3,
                 bytes: 4,
                 segments: 5,
+                redacted: 0,
             }],
             subscribers: vec![subscriber.clone(), subscriber],
         }

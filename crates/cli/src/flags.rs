@@ -119,7 +119,7 @@ pub(crate) enum Command {
     #[command(after_help = concat!("Examples:\n  millpond demo\n  millpond demo --lines 1000000 --remove\n\nExit codes: 0 all accounted for, 1 something was lost, 2 error."))]
     Demo(DemoFlags),
     /// Play a load from a real system beside what it replaced: counts are judged, times shown
-    #[command(after_help = concat!("Examples:\n  millpond replay tower-start --size ci\n  millpond replay tower-start --only 1000/s\n  millpond replay debate --only pair --json | jq .pair.asleep.p50_ns\n\nScenario          ci   full   processes  phases, for --only\n  tower-start     6 s  6 min  11         100/s, 1000/s, unpaced, sustained\n  last-value      2 s  2 min  4          snapshot, persona\n  debate          5 s  1 min  10         pair, meeting, sleep, baselines\n  selective-wake  2 s  20 s   6          -\n\nEach has a bus, a daemon and a log directory of its own, gone at the end:\n`--bus` and `--logs` change nothing.\n\nExit codes: 0 all counts are right, 1 some are not (see the report), 2 error."))]
+    #[command(after_help = concat!("Examples:\n  millpond replay tower-start --size ci\n  millpond replay tower-start --only 1000/s\n  millpond replay debate --only pair --json | jq .pair.asleep.p50_ns\n  millpond replay week --size 1GB,4GB,16GB --dir /var/tmp --corpus logs/\n\nScenario          ci   full     disk   memory  processes  phases, for --only\n  tower-start     6 s  6 min    -      1 GB    11         100/s, 1000/s, unpaced,\n                                                          sustained\n  last-value      2 s  2 min    -      100 MB  4          snapshot, persona\n  debate          5 s  1 min    -      100 MB  10         pair, meeting, sleep,\n                                                          baselines\n  selective-wake  2 s  20 s     -      100 MB  6          -\n  normal-day      3 s  2 min    2 GB   300 MB  6          -\n  runaway         6 s  3 min    250 MB 300 MB  5          same, different\n  rotation        5 s  1 min    10 MB  100 MB  7          -\n  week            15 s 10 min   7 GB   300 MB  4          -\n\nweek of N bytes of text takes N/3 of disk and 64 MiB for each service, up to\n4 GB of text 2 N more for SQLite; it says what is needed and left first.\n\nEach has a bus, a daemon and a log directory of its own, gone at the end:\n`--bus` and `--logs` change nothing.\n\nExit codes: 0 all counts are right, 1 some are not (see the report), 2 error."))]
     Replay(ReplayFlags),
     /// Print a completion script for a shell
     #[command(after_help = concat!("Examples:\n  millpond completions bash > ~/.local/share/bash-completion/completions/millpond"))]
@@ -591,13 +591,24 @@ pub(crate) struct ReplayFlags {
     /// Scenario to play
     #[arg(value_enum)]
     pub(crate) scenario: Scenario,
-    /// How much of it: seconds, or as the scenario is written (minutes)
-    #[arg(long, value_enum, default_value = "full", value_name = "SIZE")]
+    /// How much of it: `ci` (seconds) or `full` (as the scenario is written); of week also bytes of text, several with
+    /// commas to see the growth
+    #[arg(long, default_value = "full", value_name = "SIZE", value_parser = parse_replay_size)]
     pub(crate) size: Size,
     /// Play this phase alone: 100/s, 1000/s, unpaced or sustained of tower-start; snapshot or persona of last-value;
-    /// pair, meeting, sleep or baselines of debate
+    /// pair, meeting, sleep or baselines of debate; same or different of runaway
     #[arg(long, value_name = "PHASE")]
     pub(crate) only: Option<String>,
+    /// Where logs are made, removed at the end; week leaves week.md and week.svg there [default: the
+    /// temporary directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Directory of .log files that week takes its lines from [default: words put together]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) corpus: Option<PathBuf>,
+    /// Makes the same week again
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) seed: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -610,14 +621,36 @@ pub(crate) enum Scenario {
     Debate,
     /// Many wait on one rule, each for what is meant for it alone
     SelectiveWake,
+    /// 24 services log a day's lines, faster: nothing lost, memory and processor time
+    NormalDay,
+    /// One service repeats itself without end, and the others do not suffer
+    Runaway,
+    /// A thousand rotations with followers that miss nothing
+    Rotation,
+    /// What operators ask of seven days of 24 services, beside SQLite and ripgrep
+    Week,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Size {
     /// Seconds
     Ci,
     /// As the scenario is written
     Full,
+    /// So many bytes of text, one run for each
+    Bytes(Vec<u64>),
+}
+
+fn parse_replay_size(text: &str) -> Result<Size, String> {
+    match text {
+        "ci" => Ok(Size::Ci),
+        "full" => Ok(Size::Full),
+        sizes => sizes
+            .split(',')
+            .map(|size| parse_size(size).map_err(|error| format!("{error}, or `ci`, or `full`")))
+            .collect::<Result<_, _>>()
+            .map(Size::Bytes),
+    }
 }
 
 #[derive(Debug, Args)]

@@ -6,12 +6,12 @@ use std::time::Duration;
 use millpond_loadgen::{Criterion, Host, debate, last_value, selective_wake, tower_start};
 use millpond_tests::Watchdog;
 
-fn host() -> Option<Host> {
+pub(crate) fn host() -> Option<Host> {
     Some(Host::new(env!("CARGO_BIN_EXE_scenario_role"), &[]))
 }
 
 /// Plays one, prints its report, and asserts its criteria.
-fn check<R: Display>(
+pub(crate) fn check<R: Display>(
     scenario: &str,
     run: impl FnOnce(&mut dyn FnMut(&str)) -> Result<R, millpond_loadgen::Error>,
     criteria: impl FnOnce(&R) -> &[Criterion],

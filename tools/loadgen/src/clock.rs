@@ -24,3 +24,13 @@ pub(crate) fn sleep_until_due(started: Instant, number: u64, per_second: u64) {
         std::thread::sleep(Duration::from_nanos(due_ns).saturating_sub(started.elapsed()));
     }
 }
+
+/// Nanoseconds of processor time that this process has used, all its threads together.
+pub(crate) fn process_cpu_ns() -> u64 {
+    ns(clock_gettime(ClockId::ProcessCPUTime))
+}
+
+/// Nanoseconds since 1970.
+pub(crate) fn real_ns() -> u64 {
+    ns(clock_gettime(ClockId::Realtime))
+}

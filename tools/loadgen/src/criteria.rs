@@ -77,6 +77,64 @@ impl Account {
     }
 }
 
+/// What became of the events of one source that are kept in the log, once everything rests.
+///
+/// ```
+/// let account = millpond_loadgen::LogAccount {
+///     source: "web".into(), published: 10, counted: 10, delivered: 9, dropped: 1, written: 4, coalesced: 5,
+///     ..Default::default()
+/// };
+/// assert!(account.balances() && !account.is_complete());
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct LogAccount {
+    /// The publisher's label.
+    pub source: String,
+    /// Events it offered, by its own count.
+    pub published: u64,
+    /// The same by the count in shared memory.
+    pub counted: u64,
+    /// Events that the consumer took.
+    pub delivered: u64,
+    /// Events dropped, of all causes.
+    pub dropped: u64,
+    /// Of those delivered, events in a file.
+    pub written: u64,
+    /// Of those delivered, events refused for what they are.
+    pub rejected: u64,
+    /// Of those delivered, events that a line with a repeat count stands for.
+    pub coalesced: u64,
+    /// Of those delivered, events that a rate limit or sampling kept out.
+    pub suppressed: u64,
+}
+
+impl LogAccount {
+    /// Whether `published = delivered + dropped` and `delivered = written + rejected + coalesced + suppressed`.
+    pub fn balances(&self) -> bool {
+        self.published == self.counted
+            && self.published == self.delivered + self.dropped
+            && self.delivered == self.written + self.rejected + self.coalesced + self.suppressed
+    }
+
+    /// Whether every event is a line.
+    pub fn is_complete(&self) -> bool {
+        self.balances() && self.written == self.published
+    }
+}
+
+/// The criterion that every one of them balances. None at all do not: what was not played is not met.
+pub(crate) fn balance_criterion(accounts: &[LogAccount]) -> Criterion {
+    let good = accounts.iter().filter(|account| account.balances()).count();
+    let all = accounts.len();
+    Criterion::new(
+        format!(
+            "{good} of {all} accounts balance: published = delivered + dropped, delivered = written + rejected + \
+             coalesced + suppressed"
+        ),
+        good == all && all > 0,
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -221,7 +221,8 @@ fn wait(
         ));
         report.sleep = Some(sleep::run(host, &stage, options.sleep)?);
     }
-    stage.close()
+    stage.close()?;
+    Ok(())
 }
 
 fn judge(report: &Report) -> Vec<Criterion> {

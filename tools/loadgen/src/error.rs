@@ -55,6 +55,7 @@ from!(
     millpond_bus::PublishError,
     millpond_bus::RuleError,
     millpond_daemon::Error,
+    millpond_logfile::Error,
     rusqlite::Error,
     serde_json::Error,
 );

@@ -20,21 +20,35 @@
 #![forbid(unsafe_code)]
 
 mod clock;
+mod corpus;
 mod criteria;
+mod day;
+mod disk;
 mod error;
+mod files;
 mod healthz;
 mod latencies;
+mod measured;
+mod parts;
 mod place;
+mod plot;
 mod process;
+mod random;
 mod stage;
 mod text;
+mod watch;
 
 pub mod debate;
 pub mod last_value;
+pub mod normal_day;
+pub mod rotation;
+pub mod runaway;
 pub mod selective_wake;
 pub mod tower_start;
+pub mod week;
 
-pub use self::criteria::{Account, Criterion, all_met};
+pub use self::criteria::{Account, Criterion, LogAccount, all_met};
 pub use self::error::Error;
 pub use self::latencies::{Latencies, Summary};
 pub use self::process::{Host, role};
+pub use self::random::Random;

@@ -112,6 +112,11 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// Its number in this system.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Says one line.
     pub(crate) fn say(&mut self, line: &str) -> Result<(), Error> {
         let failed = |error| Error::new(format!("{} does not listen: {error}", self.role));
@@ -198,6 +203,17 @@ impl Talk {
         }
     }
 
+    /// Tells of the next line, or of the end of them, without waiting for it here.
+    pub(crate) fn next_line(&self) -> Receiver<()> {
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || {
+            // A line, the end or an error: each of them ends the role.
+            let _ = Talk.hear();
+            let _ = sender.send(());
+        });
+        receiver
+    }
+
     /// Says one line.
     pub(crate) fn say(&self, what: &impl Serialize) -> Result<(), Error> {
         let mut out = std::io::stdout().lock();
@@ -232,6 +248,12 @@ fn play(name: &str, arguments: &Arguments<'_>, talk: &Talk) -> Result<(), Error>
         "debater" => crate::debate::debater_role(arguments, talk),
         "member" => crate::debate::member_role(arguments, talk),
         "sleeper" => crate::debate::sleeper_role(arguments, talk),
+        "day-publisher" => crate::day::publisher_role(arguments, talk),
+        "runaway-publisher" => crate::runaway::publisher_role(arguments, talk),
+        "rotation-publisher" => crate::rotation::publisher_role(arguments, talk),
+        "rotation-follower" => crate::rotation::follower_role(arguments, talk),
+        "measured" => crate::measured::measured_role(arguments, talk),
+        "sqlite-ask" => crate::week::sqlite_ask_role(arguments),
         "waiters" => crate::selective_wake::waiters_role(arguments, talk),
         other => Err(Error::new(format!("there is no role {other:?}"))),
     }

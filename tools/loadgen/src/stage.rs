@@ -1,18 +1,20 @@
 //! Where a scenario plays: a bus of its own, a consumer in a process of its own, a place for its logs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use millpond_bus::{Bus, BusOptions, Class, Overflow, Rule, RuleTable, Stats};
-use millpond_daemon::Daemon;
+use millpond_daemon::{Daemon, Policy};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 
-use crate::criteria::Account;
+use crate::clock::process_cpu_ns;
+use crate::criteria::{Account, LogAccount};
 use crate::error::Error;
 use crate::healthz;
+use crate::parts;
 use crate::process::{Arguments, Host, Process, Talk};
 
 /// How long a consumer may take to write what it has.
@@ -36,12 +38,66 @@ struct Open {
 pub(crate) struct Stage {
     pub(crate) bus: Bus,
     consumer: Option<Process>,
-    _logs: TempDir,
+    logs_dir: PathBuf,
+    _logs: Option<TempDir>,
+}
+
+/// How the consumer of a stage writes. What is `None` is left as the daemon has it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Keeping {
+    /// A segment is closed at this size.
+    pub(crate) segment_bytes: Option<u64>,
+    /// Limit over all services; 0: none.
+    pub(crate) total_bytes: Option<u64>,
+    /// Segments kept of each service.
+    pub(crate) generations: Option<u32>,
+    /// A service that pays first when it is over so many bytes.
+    pub(crate) quota: Option<(String, u64)>,
+}
+
+impl Keeping {
+    fn policy(&self) -> Policy {
+        let mut policy = Policy::default();
+        if let Some(bytes) = self.segment_bytes {
+            policy.segment_bytes_limit = bytes;
+            // A group larger than a segment would make segments of the size of groups.
+            let group_bytes = bytes.clamp(64 << 10, policy.group_bytes_limit as u64);
+            policy.group_bytes_limit = group_bytes as usize;
+        }
+        if let Some(bytes) = self.total_bytes {
+            policy.total_bytes_limit = Some(bytes).filter(|&bytes| bytes > 0);
+        }
+        parts::apply(&mut policy, self);
+        policy
+    }
+}
+
+/// What a consumer says at its end.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Stopped {
+    /// Processor time of its process, from start to end.
+    pub(crate) cpu_ns: u64,
 }
 
 impl Stage {
     /// A new bus with these rules, and a consumer process.
     pub(crate) fn new(host: &Host, scenario: &str, rules: RuleTable) -> Result<Self, Error> {
+        let logs = temporary(None)?;
+        let logs_dir = logs.path().to_owned();
+        let keeping = Keeping::default();
+        let mut stage = Self::keeping(host, scenario, rules, &keeping, &logs_dir)?;
+        stage._logs = Some(logs);
+        Ok(stage)
+    }
+
+    /// The same, with a log directory of the caller's, and a consumer that keeps what `keeping` says.
+    pub(crate) fn keeping(
+        host: &Host,
+        scenario: &str,
+        rules: RuleTable,
+        keeping: &Keeping,
+        logs_dir: &Path,
+    ) -> Result<Self, Error> {
         // ORDERING: Relaxed; the number only has to be unique in this process.
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -51,17 +107,18 @@ impl Stage {
             ..BusOptions::default()
         };
         let bus = Bus::attach(&name, &options)?;
-        let logs = tempfile::Builder::new()
-            .prefix("millpond-replay-")
-            .tempdir()?;
         let mut stage = Stage {
             bus,
             consumer: None,
-            _logs: logs,
+            logs_dir: logs_dir.to_owned(),
+            _logs: None,
         };
         // Started after the stage is there: what fails from here on is cleaned up.
-        let logs_dir = stage._logs.path().display();
-        let consumer = host.start("daemon", &[("bus", &name), ("logs", &logs_dir)])?;
+        let logs_dir = stage.logs_dir.display();
+        let keeping = serde_json::to_string(keeping)?;
+        let arguments: [(&str, &dyn std::fmt::Display); 3] =
+            [("bus", &name), ("logs", &logs_dir), ("keeping", &keeping)];
+        let consumer = host.start("daemon", &arguments)?;
         stage.consumer = Some(consumer);
         Ok(stage)
     }
@@ -73,6 +130,11 @@ impl Stage {
         consumer.say(HEALTHZ)?;
         let open: Open = consumer.hear(OPEN_LIMIT)?;
         Ok(open.port)
+    }
+
+    /// The consumer's process.
+    pub(crate) fn consumer_pid(&self) -> u32 {
+        self.consumer.as_ref().map_or(0, Process::pid)
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -98,13 +160,22 @@ impl Stage {
     }
 
     /// Ends the consumer, which drains and writes everything first.
-    pub(crate) fn close(mut self) -> Result<(), Error> {
-        if let Some(mut consumer) = self.consumer.take() {
-            consumer.say("stop")?;
-            consumer.result::<Value>(STOP_LIMIT)?;
-        }
-        Ok(())
+    pub(crate) fn close(mut self) -> Result<Stopped, Error> {
+        let gone = || Error::new("the consumer's process is gone");
+        let mut consumer = self.consumer.take().ok_or_else(gone)?;
+        consumer.say("stop")?;
+        consumer.result(STOP_LIMIT)
     }
+}
+
+/// A directory that goes away, in `dir` or where the system has such things.
+pub(crate) fn temporary(dir: Option<&Path>) -> Result<TempDir, Error> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("millpond-replay-");
+    Ok(match dir {
+        Some(dir) => builder.tempdir_in(dir)?,
+        None => builder.tempdir()?,
+    })
 }
 
 impl Drop for Stage {
@@ -167,10 +238,31 @@ pub(crate) fn account(
     }
 }
 
-/// The consumer's process: `bus=NAME logs=DIR`. The line `healthz` opens that; any other stops it.
+/// The whole account of a source whose events are logged; `published` by its own count.
+pub(crate) fn log_account(stats: &Stats, source: &str, published: u64) -> LogAccount {
+    let mut account = LogAccount {
+        source: source.to_owned(),
+        published,
+        ..LogAccount::default()
+    };
+    for entry in stats.sources.iter().filter(|entry| entry.label == source) {
+        account.counted += entry.published;
+        account.delivered += entry.delivered;
+        account.dropped += entry.dropped.total();
+        account.written += entry.written;
+        account.rejected += entry.rejected;
+        account.coalesced += entry.coalesced;
+        account.suppressed += entry.suppressed;
+    }
+    account
+}
+
+/// The consumer's process: `bus=NAME logs=DIR keeping=JSON`. The line `healthz` opens that; any other stops it.
 pub(crate) fn daemon_role(arguments: &Arguments<'_>, talk: &Talk) -> Result<(), Error> {
     let bus = Bus::open(arguments.text("bus")?)?;
-    let running = Daemon::builder(&bus, Path::new(arguments.text("logs")?)).spawn()?;
+    let running = Daemon::builder(&bus, Path::new(arguments.text("logs")?))
+        .policy(serde_json::from_str::<Keeping>(arguments.text("keeping")?)?.policy())
+        .spawn()?;
     talk.say(&json!({"ready": true}))?;
     let mut asked = talk.hear();
     if asked.as_ref().is_ok_and(|line| line == HEALTHZ) {
@@ -180,5 +272,6 @@ pub(crate) fn daemon_role(arguments: &Arguments<'_>, talk: &Talk) -> Result<(), 
     }
     running.stop()?;
     // Nobody is left to be told when the other side is gone.
-    asked.and_then(|_| talk.say(&json!({"stopped": true})))
+    let cpu_ns = process_cpu_ns();
+    asked.and_then(|_| talk.say(&Stopped { cpu_ns }))
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::criteria::{Account, Criterion};
+use crate::criteria::{Account, Criterion, LogAccount};
 use crate::latencies::Summary;
 
 /// A table: the first column to the left, the others to the right.
@@ -106,6 +106,49 @@ pub(crate) fn accounts(f: &mut fmt::Formatter<'_>, accounts: &[Account]) -> fmt:
         ]);
     }
     write!(f, "{table}")
+}
+
+/// One line for all sources together, and one for each that is not simply complete.
+pub(crate) fn log_accounts(f: &mut fmt::Formatter<'_>, accounts: &[LogAccount]) -> fmt::Result {
+    let header = [
+        "source",
+        "published",
+        "delivered",
+        "dropped",
+        "written",
+        "repeats",
+        "other",
+    ];
+    let mut table = Table::new(&header);
+    let mut row = |source: String, of: &dyn Fn(fn(&LogAccount) -> u64) -> u64| {
+        let cells = [
+            of(|account| account.published),
+            of(|account| account.delivered),
+            of(|account| account.dropped),
+            of(|account| account.written),
+            of(|account| account.coalesced),
+            of(|account| account.rejected + account.suppressed),
+        ];
+        let cells = cells.iter().map(u64::to_string);
+        table.row([source].into_iter().chain(cells).collect());
+    };
+    for account in accounts.iter().filter(|account| !account.is_complete()) {
+        row(account.source.clone(), &|field| field(account));
+    }
+    row(format!("all {}", accounts.len()), &|field| {
+        accounts.iter().map(field).sum()
+    });
+    write!(f, "{table}")
+}
+
+/// A size as people read it.
+pub(crate) fn bytes(bytes: u64) -> String {
+    match bytes as f64 {
+        bytes if bytes < 1e3 => format!("{bytes} B"),
+        bytes if bytes < 1e6 => format!("{:.1} kB", bytes / 1e3),
+        bytes if bytes < 1e9 => format!("{:.1} MB", bytes / 1e6),
+        bytes => format!("{:.2} GB", bytes / 1e9),
+    }
 }
 
 /// One line for each criterion; long ones go on in the next line.

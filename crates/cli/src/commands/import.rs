@@ -438,6 +438,7 @@ fn policy(settings: &Settings) -> Policy {
         backend: settings.policy.backend,
         service_bytes_limit: None,
         total_bytes_limit: None,
+        keep_free_bytes: Some(0),
         ..Policy::default()
     }
 }

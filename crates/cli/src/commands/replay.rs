@@ -3,7 +3,10 @@
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
-use millpond_loadgen::{Criterion, all_met, debate, last_value, selective_wake, tower_start};
+use millpond_loadgen::{
+    Criterion, all_met, debate, last_value, normal_day, rotation, runaway, selective_wake,
+    tower_start, week,
+};
 use serde::Serialize;
 
 use crate::Run;
@@ -19,11 +22,22 @@ pub(crate) fn run(flags: &ReplayFlags, settings: &Settings) -> Run {
     let say = &mut |what: &str| progress.say(what);
     // Scenarios have buses of their own: what is configured on this host changes nothing.
     macro_rules! play {
-        ($scenario:ident) => {{
-            let mut options = match flags.size {
+        ($scenario:ident) => {
+            play!($scenario, |_| {})
+        };
+        ($scenario:ident, $more:expr) => {{
+            let mut options = match &flags.size {
                 Size::Ci => $scenario::Options::ci(),
                 Size::Full => $scenario::Options::full(),
+                Size::Bytes(_) if flags.scenario != Scenario::Week => {
+                    return Err(Failure::new(
+                        "--size: only week has sizes in bytes; the others are `ci` or `full`",
+                    ));
+                }
+                Size::Bytes(_) => $scenario::Options::full(),
             };
+            let more: &dyn Fn(&mut $scenario::Options) = &$more;
+            more(&mut options);
             if let Some(phase) = &flags.only {
                 options = options.only(phase)?;
             }
@@ -38,6 +52,17 @@ pub(crate) fn run(flags: &ReplayFlags, settings: &Settings) -> Run {
         Scenario::LastValue => play!(last_value),
         Scenario::Debate => play!(debate),
         Scenario::SelectiveWake => play!(selective_wake),
+        Scenario::NormalDay => play!(normal_day, |options| options.dir = flags.dir.clone()),
+        Scenario::Runaway => play!(runaway, |options| options.dir = flags.dir.clone()),
+        Scenario::Rotation => play!(rotation, |options| options.dir = flags.dir.clone()),
+        Scenario::Week => play!(week, |options| {
+            if let Size::Bytes(sizes) = &flags.size {
+                options.sizes = sizes.clone();
+            }
+            options.dir = flags.dir.clone();
+            options.corpus = flags.corpus.clone();
+            options.seed = flags.seed;
+        }),
     }
 }
 

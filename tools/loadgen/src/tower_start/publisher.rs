@@ -1,6 +1,6 @@
 //! The publishers, each a process: one floods, the others go on at their pace until they are stopped.
 
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use millpond_bus::{Bus, Guarantee, Level, Publisher, Topic};
@@ -151,7 +151,7 @@ impl Flood {
 impl Side {
     /// Until a line comes, or nobody is left to send one.
     fn run(&mut self, publisher: &mut Publisher) {
-        let stop = next_line();
+        let stop = Talk.next_line();
         let started = Instant::now();
         for round in 0.. {
             let due = self.interval * round;
@@ -165,15 +165,4 @@ impl Side {
             }
         }
     }
-}
-
-/// Tells of the next line on standard input, or of its end.
-fn next_line() -> Receiver<()> {
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || {
-        // A line, the end or an error: each of them ends the role.
-        let _ = Talk.hear();
-        let _ = sender.send(());
-    });
-    receiver
 }
