@@ -26,6 +26,7 @@ compile_error!("millpond runs on Linux only");
 
 mod block;
 mod error;
+mod filters;
 mod follow;
 mod index;
 mod level;
@@ -33,6 +34,7 @@ mod line;
 mod name;
 mod query;
 mod recover;
+mod seal;
 mod sealed;
 mod time;
 mod told;
@@ -59,7 +61,8 @@ pub use self::{
         RebuildReport, Recovered, VerifyReport, inspect_segment, rebuild_index, recover_segment,
         verify_segment,
     },
-    sealed::{SealedSegment, SegmentText, seal_segment},
+    seal::{SealedSegment, seal_segment},
+    sealed::SegmentText,
     time::{TIME_BYTES, format_time, parse_time},
     told::Told,
 };

@@ -183,18 +183,35 @@ pub fn list_services(logs_dir: &Path) -> Result<Vec<String>, Error> {
 /// # Errors
 /// The directory cannot be read.
 pub fn list_segments(service_dir: &Path) -> Result<Vec<SegmentId>, Error> {
+    let files = list_text_files(service_dir)?;
+    Ok(files.into_iter().map(|file| file.id).collect())
+}
+
+/// The text of a segment, as the directory shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct TextFile {
+    pub(crate) id: SegmentId,
+    /// Only the sealed form is there.
+    pub(crate) is_sealed: bool,
+}
+
+/// As [`list_segments`], with the form of each.
+pub(crate) fn list_text_files(service_dir: &Path) -> Result<Vec<TextFile>, Error> {
     let failed = |error| Error::io("read the service directory", service_dir, error);
-    let mut segments = Vec::new();
+    let mut files = Vec::new();
     for entry in std::fs::read_dir(service_dir).map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        if let Some(id) = entry.file_name().to_str().and_then(SegmentId::of_text_file) {
-            segments.push(id);
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if let Some(id) = SegmentId::of_text_file(name) {
+            let is_sealed = !name.ends_with(".log");
+            files.push(TextFile { id, is_sealed });
         }
     }
-    segments.sort_unstable();
-    // While it is being sealed, or after a crash in that, a segment is there twice.
-    segments.dedup();
-    Ok(segments)
+    files.sort_unstable();
+    // While it is being sealed, or after a crash in that, a segment is there twice; the plain form comes first.
+    files.dedup_by_key(|file| file.id);
+    Ok(files)
 }
 
 #[cfg(test)]

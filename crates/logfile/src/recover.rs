@@ -2,10 +2,11 @@
 //!
 //! The text is the truth. With a committed length (from shared memory, after `kill -9`) the text is cut
 //! there; without one (after a power cut) it is cut behind its last whole line. The index is cut to what the
-//! text bears out, then brought up to it. `docs/formats/log.md` goes through the cases.
+//! text bears out, then brought up to it. `docs/formats/log.md` goes through the cases. A sealed segment is
+//! never cut: there its frames are the blocks, and search filters are made anew beside the index.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -15,9 +16,13 @@ use zerocopy::IntoBytes;
 
 use crate::block::{BLOCK_BYTES, BlockWriter};
 use crate::error::{Damage, Error};
-use crate::index::{ENTRY_BYTES, HEADER_BYTES, Index, IndexEntry, IndexHeader, read_index};
-use crate::line::is_written_line;
+use crate::filters::{Comparison, FILTERED_BYTES_MIN, FilterWriter, Filters};
+use crate::index::{
+    ENTRY_BYTES, EntryBuilder, HEADER_BYTES, Index, IndexEntry, IndexHeader, read_index,
+};
+use crate::line::{LineError, is_written_line, parse_whole_line, source_mask};
 use crate::name::SegmentId;
+use crate::sealed::{Form, FrameReader, SealedFile, SegmentText};
 
 /// Text is read in pieces of this size, or of the longest line.
 const READ_BYTES: usize = 1 << 20;
@@ -26,6 +31,8 @@ const LINE_BYTES_MAX: usize = 256 << 20;
 /// Checksums are verified from the end backwards until this many blocks in a row fit: what a power cut tears
 /// is near the end.
 const SUSPECT_BLOCKS: usize = 64;
+/// Filters are written in pieces of this size.
+const FILTER_WRITE_BYTES: usize = 256 << 10;
 /// How much of the text that is cut is looked at for the reason.
 const CUT_PROBE_BYTES: u64 = 4 << 10;
 
@@ -64,13 +71,16 @@ pub struct Recovered {
     pub missing_bytes: u64,
     /// What was wrong with the index, and with the text that it covers. Repaired where that is possible.
     pub damage: Vec<Damage>,
+    /// The segment is sealed: its text was left alone, and nothing can be appended to it. What follows needs
+    /// a new segment.
+    pub is_sealed: bool,
 }
 
 /// Recovers the open segment `id` in `service_dir`: cuts its text and replaces its index.
 ///
 /// `committed_bytes` is the length that the commit point names; `None` where there is none. Reads what the
 /// index does not cover, and the last 4 MiB of what it does. Can be repeated: done twice, the second finds
-/// nothing to do.
+/// nothing to do. Of a segment that is sealed only the index is brought up to the text.
 ///
 /// # Errors
 /// A file cannot be read, cut or written.
@@ -80,6 +90,11 @@ pub fn recover_segment(
     committed_bytes: Option<u64>,
 ) -> Result<Recovered, Error> {
     let path = id.log_path(service_dir);
+    if let Some(text) = open_sealed(service_dir, id)? {
+        let recovered = examine_sealed(&text, service_dir, id, committed_bytes)?;
+        write_index(&id.index_path(service_dir), id, true, &recovered.entries)?;
+        return Ok(recovered);
+    }
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -104,8 +119,114 @@ pub fn inspect_segment(
     committed_bytes: Option<u64>,
 ) -> Result<Recovered, Error> {
     let path = id.log_path(service_dir);
+    if let Some(text) = open_sealed(service_dir, id)? {
+        return examine_sealed(&text, service_dir, id, committed_bytes);
+    }
     let file = File::open(&path).map_err(|error| Error::io("open", &path, error))?;
     examine(&file, service_dir, id, committed_bytes)
+}
+
+/// The text of a segment, if only its sealed form is there.
+fn open_sealed(service_dir: &Path, id: SegmentId) -> Result<Option<SegmentText>, Error> {
+    let text = match SegmentText::open(service_dir, id) {
+        Ok(text) => text,
+        // The plain form is missed by name.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("open", &id.log_path(service_dir), error)),
+    };
+    Ok(Some(text).filter(SegmentText::is_sealed))
+}
+
+fn examine_sealed(
+    text: &SegmentText,
+    service_dir: &Path,
+    id: SegmentId,
+    committed_bytes: Option<u64>,
+) -> Result<Recovered, Error> {
+    let index_path = id.index_path(service_dir);
+    let mut index = read_index(&index_path, Some(id))?;
+    let length_bytes = text
+        .length_bytes()
+        .map_err(|error| Error::io("stat", text.path(), error))?;
+    let mut damage: Vec<Damage> = index.damage.take().into_iter().collect();
+    damage.extend(ahead_of_text(&index, &index_path, length_bytes));
+    if index.covered_bytes() != length_bytes {
+        let read = read_text(text, &index.entries, true)?;
+        index.entries = read.entries;
+        damage.extend(read.damage);
+    }
+    let mut block = Vec::new();
+    let mut fitting = 0;
+    for entry in index.entries.iter().rev() {
+        if fitting == SUSPECT_BLOCKS {
+            break;
+        }
+        block.resize(entry.length_bytes() as usize, 0);
+        let found = text
+            .read_exact_at(&mut block, entry.offset())
+            .map(|()| crc32c::crc32c(&block));
+        match found {
+            Ok(found) if found == entry.text_crc() => fitting += 1,
+            Ok(found) => damage.push(wrong_checksum(text.path(), entry, found)),
+            Err(error) => damage.push(Damage {
+                path: text.path().to_owned(),
+                offset: entry.offset(),
+                what: "text",
+                expected: "readable".into(),
+                found: error.to_string(),
+            }),
+        }
+    }
+    Ok(Recovered {
+        block: BlockWriter::at(length_bytes),
+        length_bytes,
+        entries: index.entries,
+        cut_bytes: 0,
+        why: String::new(),
+        missing_bytes: committed_bytes
+            .map_or(0, |committed| committed.saturating_sub(length_bytes)),
+        damage,
+        is_sealed: true,
+    })
+}
+
+/// The index of a closed segment that is to be sealed; an index that ends early is completed first.
+pub(crate) fn complete_index(service_dir: &Path, id: SegmentId) -> Result<Vec<IndexEntry>, Error> {
+    let (path, index_path) = (id.log_path(service_dir), id.index_path(service_dir));
+    let file = File::open(&path).map_err(|error| Error::io("open", &path, error))?;
+    let length_bytes = length_of(&file, &path)?;
+    let mut index = read_index(&index_path, Some(id))?;
+    if let Some(ahead) = ahead_of_text(&index, &index_path, length_bytes) {
+        // Sealed, the segment would not tell any more that text is missing.
+        return Err(Error::invalid(format!(
+            "{} is not sealed, since text of it is missing: {ahead}; `millpond index rebuild` accepts what is \
+             there",
+            path.display()
+        )));
+    }
+    let covered = index.covered_bytes();
+    if index.closed && last_line_end(&file, &path, covered..length_bytes, true)? == covered {
+        return Ok(index.entries);
+    }
+    if covered < length_bytes {
+        let full_blocks = index
+            .entries
+            .iter()
+            .take_while(|entry| entry.length_bytes() >= BLOCK_BYTES);
+        index.entries.truncate(full_blocks.count());
+    }
+    let covered = index.covered_bytes();
+    let mut block = BlockWriter::at(covered);
+    for_each_piece(&file, &path, covered..length_bytes, |_, text| {
+        for line in lines_of(text) {
+            block.account(text, line.start, line.end);
+        }
+        block.fold(text);
+    })?;
+    block.finish(&[]);
+    index.entries.append(&mut block.take_entries());
+    write_index(&index_path, id, true, &index.entries)?;
+    Ok(index.entries)
 }
 
 fn examine(
@@ -157,6 +278,7 @@ fn examine(
         why,
         missing_bytes: committed_bytes.map_or(0, |committed| committed.saturating_sub(found_bytes)),
         damage,
+        is_sealed: false,
     })
 }
 
@@ -340,12 +462,14 @@ pub struct RebuildReport {
     pub lines: u64,
     /// Bytes of text read.
     pub text_bytes: u64,
-    /// Lines that are not of this format. They are counted, and stop nothing.
+    /// Lines that are not of this format. They are counted, and stop nothing. A block of a sealed segment that
+    /// cannot be read counts as one.
     pub damaged_lines: u64,
 }
 
 /// Makes the index of a segment anew from its text alone, the same to the bit as the one written live.
-/// `is_open`: its last, unfinished block gets no entry, as while it is being written.
+/// `is_open`: its last, unfinished block gets no entry, as while it is being written. Of a sealed segment the
+/// search filters are made anew too, and a block that cannot be read keeps its entry.
 ///
 /// Not for a segment that a daemon is writing: it would go on writing the index that this one replaces.
 ///
@@ -356,15 +480,98 @@ pub fn rebuild_index(
     id: SegmentId,
     is_open: bool,
 ) -> Result<RebuildReport, Error> {
-    let read = read_text(service_dir, id, !is_open)?;
+    let text = open_text(service_dir, id)?;
+    let known = match text.is_sealed() {
+        true => read_index(&id.index_path(service_dir), Some(id))?.entries,
+        false => Vec::new(),
+    };
+    let read = read_text(&text, &known, !is_open)?;
     let entries = &read.entries;
-    write_index(&id.index_path(service_dir), id, !is_open, entries)?;
+    let closed = !is_open || text.is_sealed();
+    write_index(&id.index_path(service_dir), id, closed, entries)?;
+    if let Some(sealed) = text.sealed() {
+        write_filters(sealed, entries, service_dir, id)?;
+    }
     Ok(RebuildReport {
         blocks: entries.len() as u64,
         lines: entries.iter().map(IndexEntry::line_count).sum(),
         text_bytes: read.text_bytes,
         damaged_lines: entries.iter().map(IndexEntry::damaged_lines).sum(),
     })
+}
+
+/// Makes the filters of a sealed segment anew: under another name, then in place.
+fn write_filters(
+    sealed: &SealedFile,
+    entries: &[IndexEntry],
+    service_dir: &Path,
+    id: SegmentId,
+) -> Result<(), Error> {
+    let path = id.filter_path(service_dir);
+    let new = path.with_extension("filter.new");
+    if sealed.text_bytes() < FILTERED_BYTES_MIN {
+        return match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io("remove", &path, error))
+            }
+            _ => Ok(()),
+        };
+    }
+    let write = || -> io::Result<()> {
+        let out = io::BufWriter::with_capacity(FILTER_WRITE_BYTES, File::create(&new)?);
+        make_filters(out, sealed, entries, id)?.flush()
+    };
+    write().map_err(|error| {
+        // Best effort, as with an index.
+        let _ = fs::remove_file(&new);
+        Error::io("write", &new, error)
+    })?;
+    fs::rename(&new, &path).map_err(|error| Error::io("replace", &path, error))
+}
+
+/// Writes to `out` what the filters of a sealed segment should be.
+fn make_filters<W: Write>(
+    out: W,
+    sealed: &SealedFile,
+    entries: &[IndexEntry],
+    id: SegmentId,
+) -> io::Result<W> {
+    let covered = entries.last().map_or(0, IndexEntry::end);
+    let mut filters = FilterWriter::new(out, id, entries, covered < sealed.text_bytes())?;
+    let mut reader = FrameReader::default();
+    let mut text = Vec::new();
+    for number in 0..entries.len().min(sealed.frames.len()) {
+        let read = sealed.read_frame(&mut reader, number, &mut text);
+        filters.add_block(read.is_ok().then_some(&text))?;
+    }
+    filters.finish()
+}
+
+/// Whether the filters that are there are those that should be. None at all only cost time.
+fn verify_filters(
+    sealed: &SealedFile,
+    entries: &[IndexEntry],
+    service_dir: &Path,
+    id: SegmentId,
+) -> Result<Option<Damage>, Error> {
+    let path = id.filter_path(service_dir);
+    match Filters::open(service_dir, id) {
+        Ok(Some(_)) => {}
+        Ok(None) => return Ok(None),
+        Err(damage) => return Ok(Some(damage)),
+    }
+    let compare = || {
+        let file = Comparison::new(File::open(&path)?);
+        make_filters(file, sealed, entries, id)?.finish()
+    };
+    let differs_at = compare().map_err(|error| Error::io("read", &path, error))?;
+    Ok(differs_at.map(|offset| Damage {
+        path,
+        offset,
+        what: "filter",
+        expected: "as the text has it".into(),
+        found: "something else".into(),
+    }))
 }
 
 /// What the text itself says.
@@ -377,27 +584,113 @@ struct TextRead {
     damage: Vec<Damage>,
 }
 
-fn read_text(service_dir: &Path, id: SegmentId, is_closed: bool) -> Result<TextRead, Error> {
-    let path = id.log_path(service_dir);
-    let file = File::open(&path).map_err(|error| Error::io("open", &path, error))?;
-    let text_bytes = length_of(&file, &path)?;
+fn open_text(service_dir: &Path, id: SegmentId) -> Result<SegmentText, Error> {
+    SegmentText::open(service_dir, id)
+        .map_err(|error| Error::io("open", &id.log_path(service_dir), error))
+}
+
+/// Reads all of a text. `known` is what an index says of a sealed one, for blocks that cannot be read.
+fn read_text(text: &SegmentText, known: &[IndexEntry], is_closed: bool) -> Result<TextRead, Error> {
+    match text.form() {
+        Form::Sealed(sealed) => Ok(read_frames(sealed, text.path(), known)),
+        Form::Plain(file) => read_plain(file, text.path(), is_closed),
+    }
+}
+
+/// Reads the frames of a sealed text, which are its blocks.
+fn read_frames(sealed: &SealedFile, path: &Path, known: &[IndexEntry]) -> TextRead {
+    let mut reader = FrameReader::default();
+    let mut text = Vec::new();
+    let mut entries: Vec<IndexEntry> = Vec::with_capacity(sealed.frames.len());
+    let mut damage: Vec<Damage> = sealed.damage.iter().cloned().collect();
+    // Up to the last block that is certainly one, and what is wrong so far.
+    let (mut blocks, mut damages) = (0, damage.len());
+    for (number, frame) in sealed.frames.iter().enumerate() {
+        let entry = match sealed.read_frame(&mut reader, number, &mut text) {
+            Ok(()) => block_entry(path, frame.text_offset, &text, &mut damage),
+            Err(bad) => {
+                damage.push(bad.damage(path));
+                text.clear();
+                let bounds = |entry: &&IndexEntry| {
+                    (entry.offset(), entry.end()) == (frame.text_offset, frame.text_end())
+                };
+                known
+                    .get(number)
+                    .filter(bounds)
+                    .copied()
+                    .unwrap_or_else(|| {
+                        let mut lost = EntryBuilder::at(frame.text_offset);
+                        lost.add_damaged_line(frame.text_bytes as usize);
+                        lost.build(0)
+                    })
+            }
+        };
+        entries.push(entry);
+        // What follows the last line end is no block.
+        if text.len() as u64 > BLOCK_BYTES || text.is_empty() || memchr(b'\n', &text).is_some() {
+            (blocks, damages) = (entries.len(), damage.len());
+        }
+    }
+    entries.truncate(blocks);
+    damage.truncate(damages);
+    TextRead {
+        lines_bytes: entries.last().map_or(0, IndexEntry::end),
+        text_bytes: sealed.text_bytes(),
+        entries,
+        damage,
+    }
+}
+
+/// The entry of a block as a frame holds it, and its first damaged line.
+pub(crate) fn block_entry(
+    path: &Path,
+    offset: u64,
+    text: &[u8],
+    damage: &mut Vec<Damage>,
+) -> IndexEntry {
+    let mut block = EntryBuilder::at(offset);
+    let mut is_damaged = false;
+    for line in lines_of(text) {
+        let length = line.len();
+        match parse_whole_line(&text[line.clone()]) {
+            Ok(parsed) => {
+                let mask = source_mask(parsed.source);
+                block.add_line(length, parsed.time_ns, parsed.level, mask);
+            }
+            Err(error) => {
+                block.add_damaged_line(length);
+                if !std::mem::replace(&mut is_damaged, true) {
+                    damage.push(damaged_line(path, offset + line.start as u64, &error));
+                }
+            }
+        }
+    }
+    block.build(crc32c::crc32c(text))
+}
+
+fn damaged_line(path: &Path, offset: u64, error: &LineError) -> Damage {
+    Damage {
+        path: path.to_owned(),
+        offset,
+        what: "first damaged line of the block",
+        expected: "time, level, source and message".into(),
+        found: error.to_string(),
+    }
+}
+
+fn read_plain(file: &File, path: &Path, is_closed: bool) -> Result<TextRead, Error> {
+    let text_bytes = length_of(file, path)?;
     let mut block = BlockWriter::new();
     let mut damage = Vec::new();
     let mut damaged_block = None;
-    for_each_piece(&file, &path, 0..text_bytes, |offset, text| {
+    for_each_piece(file, path, 0..text_bytes, |offset, text| {
         for line in lines_of(text) {
             let in_block = block.open_offset();
             let Some(error) = block.account(text, line.start, line.end) else {
                 continue;
             };
             if damaged_block.replace(in_block) != Some(in_block) {
-                damage.push(Damage {
-                    path: path.clone(),
-                    offset: offset + line.start as u64,
-                    what: "first damaged line of the block",
-                    expected: "time, level, source and message".into(),
-                    found: error.to_string(),
-                });
+                damage.push(damaged_line(path, offset + line.start as u64, &error));
             }
         }
         block.fold(text);
@@ -442,7 +735,8 @@ pub struct VerifyReport {
     pub damage: Vec<Damage>,
 }
 
-/// Compares an index with its text, block by block, and each line with the format. Changes nothing.
+/// Compares an index with its text, block by block, and each line with the format; of a sealed segment also
+/// the search filters. Changes nothing.
 ///
 /// An index that ends before its text is normal, unless it says that the segment was closed; one that goes on
 /// behind it is damage.
@@ -450,10 +744,12 @@ pub struct VerifyReport {
 /// # Errors
 /// A file cannot be read.
 pub fn verify_segment(service_dir: &Path, id: SegmentId) -> Result<VerifyReport, Error> {
-    let (path, index_path) = (id.log_path(service_dir), id.index_path(service_dir));
+    let index_path = id.index_path(service_dir);
     // The index before the text: what it describes was written before it.
     let index = read_index(&index_path, Some(id))?;
-    let truth = read_text(service_dir, id, index.closed)?;
+    let text = open_text(service_dir, id)?;
+    let path = text.path().to_owned();
+    let truth = read_text(&text, &index.entries, index.closed)?;
     let at_end = |what, expected, found| Damage {
         path: path.clone(),
         offset: truth.lines_bytes,
@@ -493,6 +789,15 @@ pub fn verify_segment(service_dir: &Path, id: SegmentId) -> Result<VerifyReport,
     if index.closed && truth.lines_bytes < truth.text_bytes {
         let found = format!("{} bytes without one", truth.text_bytes - truth.lines_bytes);
         damage.push(at_end("last line", "a line end".into(), found));
+    }
+    if let Some(sealed) = text.sealed() {
+        let is_complete = index.covered_bytes() == truth.lines_bytes;
+        let entries = if is_complete {
+            &index.entries
+        } else {
+            &truth.entries
+        };
+        damage.extend(verify_filters(sealed, entries, service_dir, id)?);
     }
     damage.extend(index.damage);
     Ok(VerifyReport {

@@ -7,7 +7,7 @@ use millpond_bus::{Guarantee, Level};
 use millpond_logfile::{Told, list_segments, list_services, parse_line};
 use millpond_tests::{Random, setting};
 
-use crate::support::{Place, assert_identity, outcomes_of, source, wait_until};
+use crate::support::{Place, assert_identity, outcomes_of, segment_text, source, wait_until};
 
 /// What the log of a service says when its `repeat` lines are unfolded: by source, how often each number came, in
 /// order.
@@ -28,7 +28,7 @@ impl Unfolded {
             // A run goes on across a rotation.
             let mut last = None;
             for id in list_segments(&dir).expect("segments") {
-                let text = std::fs::read(id.log_path(&dir)).expect("a segment");
+                let (_, text) = segment_text(&dir, id).expect("a segment");
                 for raw in text.split_inclusive(|&byte| byte == b'\n') {
                     unfolded.add(raw, &mut last);
                 }

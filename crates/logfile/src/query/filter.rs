@@ -6,7 +6,7 @@ use regex::bytes::Regex;
 
 use super::pattern::MessageRegex;
 use super::{LevelSet, Query, SourcePattern};
-use crate::index::IndexEntry;
+use crate::filters::{Contents, Needles};
 use crate::level::Level;
 use crate::line::{LineError, ParsedLine, escape, parse_line, unescape};
 
@@ -41,6 +41,8 @@ pub(super) struct Filter {
     substrings: Vec<Finder<'static>>,
     regexes: Vec<Regex>,
     driver: Driver,
+    /// What a line must hold, as search filters see it.
+    needles: Needles,
 }
 
 impl Filter {
@@ -72,11 +74,17 @@ impl Filter {
                 .map(|regex| regex.exact.clone())
                 .collect(),
             driver: driver(&query.substrings, &query.regexes),
+            needles: needles(&query.substrings, &query.regexes),
         }
     }
 
-    /// Whether a line of this block can match. Never wrong when it says no.
-    pub(super) fn admits(&self, block: &IndexEntry) -> bool {
+    /// What search filters are asked for.
+    pub(super) fn needles(&self) -> &Needles {
+        &self.needles
+    }
+
+    /// Whether a line of this block, or segment, can match. Never wrong when it says no.
+    pub(super) fn admits(&self, block: &impl Contents) -> bool {
         let any_level = Level::ALL
             .iter()
             .any(|&level| self.levels.contains(level) && block.level_count(level) > 0);
@@ -88,8 +96,8 @@ impl Filter {
             && block.source_mask() & self.source_mask != 0
     }
 
-    /// The matches in this block by level, where the index alone can say.
-    pub(super) fn tally(&self, block: &IndexEntry) -> Option<[u64; Level::COUNT]> {
+    /// The matches in this block, or segment, by level, where what is known of it can say.
+    pub(super) fn tally(&self, block: &impl Contents) -> Option<[u64; Level::COUNT]> {
         let is_whole = self.sources.is_empty()
             && self.substrings.is_empty()
             && self.regexes.is_empty()
@@ -240,17 +248,32 @@ fn driver(substrings: &[Vec<u8>], regexes: &[MessageRegex]) -> Driver {
     }
 }
 
+/// What lines that match hold, of each clause at least one text.
+fn needles(substrings: &[Vec<u8>], regexes: &[MessageRegex]) -> Needles {
+    let of_substrings = substrings
+        .iter()
+        .flat_map(|bytes| written_parts(bytes).map(|part| vec![part]));
+    let of_regexes = regexes.iter().flat_map(|regex| &regex.required);
+    let clauses = of_regexes.map(|clause| clause.iter().map(|bytes| as_written(bytes)).collect());
+    Needles::new(of_substrings.chain(clauses))
+}
+
+/// What a message that holds `substring` shows for it in its line: the longest part of that.
+fn as_written(substring: &[u8]) -> Vec<u8> {
+    written_parts(substring)
+        .max_by_key(Vec::len)
+        .unwrap_or_default()
+}
+
 /// What a message that holds `substring` shows for it in its line.
 ///
 /// How a byte is written depends on its neighbours only within a UTF-8 sequence. Of a substring
-/// that is not UTF-8, the longest part that is must do: its neighbours may belong to a sequence in
+/// that is not UTF-8, the parts that are must do: their neighbours may belong to a sequence in
 /// one message and not in another.
-fn as_written(substring: &[u8]) -> Vec<u8> {
-    let valid = substring
-        .utf8_chunks()
-        .map(|chunk| chunk.valid())
-        .max_by_key(|valid| valid.len());
-    let mut written = Vec::new();
-    escape(valid.unwrap_or_default().as_bytes(), &mut written);
-    written
+fn written_parts(substring: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    substring.utf8_chunks().map(|chunk| {
+        let mut written = Vec::new();
+        escape(chunk.valid().as_bytes(), &mut written);
+        written
+    })
 }

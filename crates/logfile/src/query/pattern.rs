@@ -9,6 +9,7 @@
 
 use regex::bytes::{Regex, RegexBuilder};
 use regex_syntax::ParserBuilder;
+use regex_syntax::hir::literal::{Extractor, Literal};
 use regex_syntax::hir::{
     Class, ClassBytes, ClassBytesRange, ClassUnicode, ClassUnicodeRange, Hir, HirKind, Look,
 };
@@ -23,7 +24,14 @@ pub(super) struct MessageRegex {
     /// Matches in every line, written without escapes, whose message `exact` matches; never across
     /// lines.
     pub(super) candidates: Option<Regex>,
+    /// What every message that matches holds: of each clause at least one text.
+    pub(super) required: Vec<Vec<Vec<u8>>>,
 }
+
+/// A choice between more texts than this excludes little.
+const CHOICES_MAX: usize = 32;
+/// Of a longer pattern only so many parts are looked at together with what follows them.
+const PARTS_MAX: usize = 16;
 
 impl MessageRegex {
     pub(super) fn new(pattern: &str) -> Result<Self, Error> {
@@ -32,9 +40,51 @@ impl MessageRegex {
         };
         let exact = RegexBuilder::new(pattern).build().map_err(unusable)?;
         let hir = ParserBuilder::new().utf8(false).build().parse(pattern).ok();
+        let required = hir.as_ref().map(required).unwrap_or_default();
         let candidates = hir.and_then(|hir| Regex::new(&within_a_line(hir).to_string()).ok());
-        Ok(MessageRegex { exact, candidates })
+        Ok(MessageRegex {
+            exact,
+            candidates,
+            required,
+        })
     }
+}
+
+/// The texts that a match cannot be without. Each clause speaks of one place in the pattern.
+fn required(hir: &Hir) -> Vec<Vec<Vec<u8>>> {
+    match hir.kind() {
+        HirKind::Literal(literal) => vec![vec![literal.0.to_vec()]],
+        HirKind::Capture(capture) => required(&capture.sub),
+        HirKind::Repetition(repetition) if repetition.min > 0 => required(&repetition.sub),
+        HirKind::Concat(parts) => {
+            let each = parts.iter().flat_map(required);
+            // Parts that follow each other may make a longer text than each alone.
+            let from =
+                (0..parts.len().min(PARTS_MAX)).filter_map(|part| begins_with(&parts[part..]));
+            each.chain(from).collect()
+        }
+        HirKind::Alternation(branches) => {
+            // Every branch must have something to show, or nothing is required.
+            let shortest = |clause: &Vec<Vec<u8>>| clause.iter().map(Vec::len).min();
+            let longest = |branch| required(branch).into_iter().max_by_key(shortest);
+            let clauses: Option<Vec<_>> = branches.iter().map(longest).collect();
+            let choice: Vec<_> = clauses.unwrap_or_default().into_iter().flatten().collect();
+            match choice.len() {
+                1..=CHOICES_MAX => vec![choice],
+                _ => Vec::new(),
+            }
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The texts, one of which every match of these parts begins with, if they are few and not empty.
+fn begins_with(parts: &[Hir]) -> Option<Vec<Vec<u8>>> {
+    let texts = Extractor::new().extract(&Hir::concat(parts.to_vec()));
+    let texts = texts.literals()?;
+    let is_usable = |text: &Literal| !text.as_bytes().is_empty();
+    ((1..=CHOICES_MAX).contains(&texts.len()) && texts.iter().all(is_usable))
+        .then(|| texts.iter().map(|text| text.as_bytes().to_vec()).collect())
 }
 
 fn within_a_line(hir: Hir) -> Hir {
@@ -113,6 +163,43 @@ mod tests {
                     "{pattern:?}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn what_a_match_cannot_be_without() {
+        let cases: [(&str, &[&[&str]]); 13] = [
+            ("timeout", &[&["timeout"]]),
+            ("time(out)+", &[&["time"], &["out"], &["timeout"], &["out"]]),
+            (
+                r"status=\d+ after",
+                &[&["status="], &[" after"], &["status="], &[" after"]],
+            ),
+            (
+                "(?:foo|bar)baz",
+                &[&["foo", "bar"], &["baz"], &["foobaz", "barbaz"], &["baz"]],
+            ),
+            ("foobar|foobaz", &[&["foobar", "foobaz"]]),
+            ("time(out)?", &[&["time"], &["timeout", "time"]]),
+            ("(abc)+|x.*y", &[&["abc", "y"]]),
+            ("abc|", &[]),
+            ("abc|[0-9]", &[]),
+            ("(?i)ab", &[&["AB", "Ab", "aB", "ab"], &["B", "b"]]),
+            ("(?i)[a-z]b", &[&["B", "b"]]),
+            ("^$", &[]),
+            ("(?:abc){0,3}", &[]),
+        ];
+        for (pattern, expected) in cases {
+            let regex = MessageRegex::new(pattern).unwrap();
+            let required: Vec<Vec<String>> = regex
+                .required
+                .iter()
+                .map(|clause| {
+                    let text = |text: &Vec<u8>| String::from_utf8(text.clone()).unwrap();
+                    clause.iter().map(text).collect()
+                })
+                .collect();
+            assert_eq!(required, expected, "{pattern}");
         }
     }
 

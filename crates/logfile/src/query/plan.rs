@@ -5,21 +5,28 @@ use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use super::filter::Filter;
 use super::scan::{Chunk, Keep};
 use super::segment::{Block, Segment};
 use super::{Order, QueryReport};
-use crate::error::Error;
+use crate::error::{Damage, Error};
+use crate::filters::{BlockSet, Contents, Filters};
 use crate::level::Level;
-use crate::name::{CURRENT_LINK, SegmentId, list_segments};
+use crate::name::{CURRENT_LINK, SegmentId, TextFile, list_text_files};
 
 /// The first chunk of a service, so that "the last few lines" reads little; each one after has
 /// twice the size of the one before, up to the plan's limit.
 const FIRST_CHUNK_BYTES: u64 = 64 << 10;
 /// Segments that stay open after the survey. Those beyond are opened again when their turn comes.
 pub(super) const SURVEYED_OPEN_MAX: usize = 64;
+/// Filters are asked on this many threads: more than there are processors, since a cold one waits for the disk.
+const SIFTERS_MAX: usize = 8;
+/// A thread pays from this many segments on.
+const SIFTED_PER_THREAD: usize = 4;
 
 /// What all services of a query have in common.
 #[derive(Debug)]
@@ -40,10 +47,13 @@ impl Plan {
     }
 
     fn bound(&self, block: &Block) -> u64 {
-        match (&block.entry, self.order) {
-            (None, _) => 0,
-            (Some(entry), Order::Oldest) => entry.time_min_ns(),
-            (Some(entry), Order::Newest) => self.key(entry.time_max_ns()),
+        block.entry.as_ref().map_or(0, |entry| self.bound_of(entry))
+    }
+
+    fn bound_of(&self, contents: &impl Contents) -> u64 {
+        match self.order {
+            Order::Oldest => contents.time_min_ns(),
+            Order::Newest => self.key(contents.time_max_ns()),
         }
     }
 
@@ -67,9 +77,102 @@ impl Plan {
 struct Waiting {
     id: SegmentId,
     is_open: bool,
+    is_sealed: bool,
     /// No hit in it sorts before this key; 0 where nobody looked.
     bound: u64,
     opened: Option<Arc<Segment>>,
+    /// What its filters said, once they were asked.
+    sifted: Option<Sifted>,
+}
+
+/// What the filters of a segment say of a query.
+#[derive(Debug)]
+enum Sifted {
+    /// There are none that can be believed.
+    Nothing,
+    /// It can hold a hit.
+    Admitted {
+        bound: u64,
+        /// Only these blocks can; `None` for any.
+        blocks: Option<BlockSet>,
+        /// The text, and the number of blocks, that the filters are made for.
+        covers: (u64, usize),
+    },
+    /// It holds no hit, or these, which are counted without reading it.
+    Done([u64; Level::COUNT]),
+}
+
+/// Asks the filters of a segment, and says what is wrong with them.
+fn sift(dir: &Path, id: SegmentId, plan: &Plan) -> (Sifted, Option<Damage>) {
+    try_sift(dir, id, plan).map_or_else(
+        |damage| (Sifted::Nothing, Some(damage)),
+        |sifted| (sifted, None),
+    )
+}
+
+fn try_sift(dir: &Path, id: SegmentId, plan: &Plan) -> Result<Sifted, Damage> {
+    const NONE: Sifted = Sifted::Done([0; Level::COUNT]);
+    let Some(mut filters) = Filters::open(dir, id)? else {
+        return Ok(Sifted::Nothing);
+    };
+    if !plan.filter.admits(&filters) {
+        return Ok(NONE);
+    }
+    if plan.keep == Keep::Tally
+        && let Some(counts) = plan.filter.tally(&filters)
+    {
+        return Ok(Sifted::Done(counts));
+    }
+    let needles = plan.filter.needles();
+    let blocks = match needles.is_empty() {
+        true => None,
+        false => Some(filters.blocks(needles)?),
+    };
+    Ok(match blocks {
+        Some(blocks) if blocks.is_empty() => NONE,
+        blocks => Sifted::Admitted {
+            bound: plan.bound_of(&filters),
+            blocks,
+            covers: filters.covers(),
+        },
+    })
+}
+
+/// Asks the filters of all sealed segments ahead of time, on several threads where there are many.
+pub(super) fn sift_ahead(streams: &mut [Stream], plan: &Plan, report: &mut QueryReport) {
+    let mut jobs = Vec::new();
+    for (stream, Stream { dir, segments, .. }) in streams.iter().enumerate() {
+        for (place, waiting) in segments.iter().enumerate() {
+            if waiting.is_sealed {
+                jobs.push((stream, place, dir.as_path(), waiting.id));
+            }
+        }
+    }
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::with_capacity(jobs.len()));
+    let work = || {
+        while let Some(&(stream, place, dir, id)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let sifted = sift(dir, id, plan);
+            let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+            done.push((stream, place, sifted));
+        }
+    };
+    thread::scope(|scope| {
+        let threads = (jobs.len() / SIFTED_PER_THREAD).min(SIFTERS_MAX);
+        (1..threads).for_each(|_| drop(scope.spawn(work)));
+        work();
+    });
+    let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    for (stream, place, (sifted, damage)) in done {
+        damage
+            .into_iter()
+            .for_each(|damage| report.add_damage(damage));
+        if let Sifted::Admitted { bound, .. } = sifted {
+            streams[stream].segments[place].bound = bound;
+        }
+        streams[stream].segments[place].sifted = Some(sifted);
+    }
+    streams.iter_mut().for_each(Stream::drop_done);
 }
 
 /// The chunks of one service, in reading order.
@@ -89,13 +192,15 @@ impl Stream {
         // The link before the list: a segment that is opened between the two is newer than the
         // link's.
         let open_from = open_segment(&dir);
-        let waiting = |id| Waiting {
+        let waiting = |TextFile { id, is_sealed }| Waiting {
             id,
             is_open: open_from.is_some_and(|open| id >= open),
+            is_sealed,
             bound: 0,
             opened: None,
+            sifted: None,
         };
-        let mut segments: Vec<Waiting> = list_segments(&dir)?.into_iter().map(waiting).collect();
+        let mut segments: Vec<Waiting> = list_text_files(&dir)?.into_iter().map(waiting).collect();
         plan.in_order(&mut segments);
         Ok(Stream {
             dir,
@@ -119,6 +224,9 @@ impl Stream {
     pub(super) fn survey(&mut self, plan: &Plan, open_max: &mut usize, report: &mut QueryReport) {
         let dir = &self.dir;
         self.segments.retain_mut(|waiting| {
+            if let Some(Sifted::Admitted { .. }) = waiting.sifted {
+                return true;
+            }
             let stays_open = *open_max > 0;
             *open_max = open_max.saturating_sub(1);
             // What is wrong with a segment that will be opened again is reported then.
@@ -153,10 +261,7 @@ impl Stream {
 
     /// Adds the hits of a chunk that was scanned.
     pub(super) fn add_tally(&mut self, counts: &[u64; Level::COUNT]) {
-        self.tally
-            .iter_mut()
-            .zip(counts)
-            .for_each(|(sum, count)| *sum += count);
+        add(&mut self.tally, counts);
     }
 
     /// Opens segments until there is a chunk.
@@ -165,20 +270,63 @@ impl Stream {
             let Some(waiting) = self.segments.pop_front() else {
                 return;
             };
+            let mut sifted = waiting.sifted;
+            if waiting.is_sealed && sifted.is_none() {
+                let (found, damage) = sift(&self.dir, waiting.id, plan);
+                damage
+                    .into_iter()
+                    .for_each(|damage| report.add_damage(damage));
+                sifted = Some(found);
+            }
+            let admitted = match sifted {
+                Some(Sifted::Done(counts)) => {
+                    self.add_tally(&counts);
+                    continue;
+                }
+                Some(Sifted::Admitted {
+                    blocks: Some(blocks),
+                    covers,
+                    ..
+                }) => Some((blocks, covers)),
+                _ => None,
+            };
             let segment = waiting.opened.or_else(|| {
                 Segment::open(&self.dir, waiting.id, waiting.is_open, report).map(Arc::new)
             });
             if let Some(segment) = segment {
-                self.cut_into_chunks(plan, &segment);
+                let blocks = admitted.and_then(|(blocks, covers)| {
+                    segment.admits_filters(covers, report).then_some(blocks)
+                });
+                self.cut_into_chunks(plan, &segment, blocks.as_ref());
             }
         }
     }
 
-    fn cut_into_chunks(&mut self, plan: &Plan, segment: &Arc<Segment>) {
+    /// Takes out the segments that need not be read.
+    fn drop_done(&mut self) {
+        let tally = &mut self.tally;
+        self.segments.retain(|waiting| match &waiting.sifted {
+            Some(Sifted::Done(counts)) => {
+                add(tally, counts);
+                false
+            }
+            _ => true,
+        });
+    }
+
+    fn cut_into_chunks(
+        &mut self,
+        plan: &Plan,
+        segment: &Arc<Segment>,
+        admitted: Option<&BlockSet>,
+    ) {
         let mut numbers: Vec<usize> = (0..segment.blocks.len()).collect();
         plan.in_order(&mut numbers);
         for number in numbers {
             let block = &segment.blocks[number];
+            if admitted.is_some_and(|blocks| !blocks.contains(number)) {
+                continue;
+            }
             if !plan.admits(block) || (plan.keep == Keep::Tally && self.count_whole(plan, block)) {
                 continue;
             }
@@ -226,6 +374,11 @@ impl Stream {
         self.add_tally(&counts);
         true
     }
+}
+
+fn add(tally: &mut [u64; Level::COUNT], counts: &[u64; Level::COUNT]) {
+    let pairs = tally.iter_mut().zip(counts);
+    pairs.for_each(|(sum, count)| *sum += count);
 }
 
 /// Whether the block goes on where the chunk ends, or ends where it starts: blocks that hold no

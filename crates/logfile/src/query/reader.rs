@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::filter::Filter;
 use super::histogram::{self, Buckets, Span};
 use super::merge::Merge;
-use super::plan::{Plan, SURVEYED_OPEN_MAX, Stream};
+use super::plan::{Plan, SURVEYED_OPEN_MAX, Stream, sift_ahead};
 use super::scan::{Keep, Scanner};
 use super::text::{self, SegmentInfo, TextReport};
 use super::wide::{MERGED_SERVICES_MAX, Wide};
@@ -341,6 +341,10 @@ impl Reader {
         let mut streams = Vec::with_capacity(services.len());
         for service in &services {
             streams.push(Stream::new(self.logs_dir.join(service), &plan)?);
+        }
+        // Who wants the first lines of one service only may need one segment only.
+        if streams.len() > 1 || limit.is_none() {
+            sift_ahead(&mut streams, &plan, &mut report);
         }
         if streams.len() > 1 && keep == Keep::Lines {
             let mut open_max = SURVEYED_OPEN_MAX;

@@ -10,6 +10,7 @@ use super::{Hit, Order};
 use crate::error::Damage;
 use crate::level::Level;
 use crate::line::{LineError, ParsedLine};
+use crate::sealed::FrameReader;
 
 /// The kernel copies file text to a buffer that starts 16 bytes into a page, as the allocator likes
 /// to place large ones, at two thirds of the speed of a page-aligned one.
@@ -83,6 +84,9 @@ pub(super) struct Scanner {
     pub(super) verify: bool,
     pub(super) buffer: Buffer,
     unescaped: Vec<u8>,
+    frames: FrameReader,
+    /// Parts of the chunk that cannot be read.
+    lost: Vec<Range<usize>>,
 }
 
 /// A line of [`Hits`].
@@ -158,6 +162,8 @@ impl Scanner {
             verify,
             buffer: Buffer::default(),
             unescaped: Vec::new(),
+            frames: FrameReader::default(),
+            lost: Vec::new(),
         }
     }
 
@@ -180,7 +186,16 @@ impl Scanner {
             damage: Vec::new(),
         };
         let room = self.buffer.room((range.end - range.start) as usize);
-        if let Err(error) = hits.chunk.segment.text.read_exact_at(room, range.start) {
+        let Segment { text, path, .. } = &*hits.chunk.segment;
+        self.lost.clear();
+        let read = text.read_frames_at(&mut self.frames, room, range.start, &mut |bad| {
+            hits.damage.push(bad.damage(path));
+            let lost = bad.text();
+            let (from, to) = (lost.start.max(range.start), lost.end.min(range.end));
+            self.lost
+                .push((from - range.start) as usize..(to - range.start) as usize);
+        });
+        if let Err(error) = read {
             hits.damage.push(match error.kind() {
                 ErrorKind::UnexpectedEof => shorter(&hits.chunk, range.end),
                 _ => unreadable(&hits.chunk.segment.path, range.start, &error),
@@ -201,14 +216,27 @@ impl Scanner {
         let text = self.buffer.text();
         let mut wrong: Option<(usize, LineError, u64)> = None;
         let Hits { lines, tally, .. } = hits;
-        self.filter
-            .scan(text, &mut self.unescaped, |start, end, line| match line {
-                Ok(line) if self.keep == Keep::Lines => {
-                    lines.push(hit_line(text, start, end, &line))
+        let mut from = 0;
+        for lost in self
+            .lost
+            .iter()
+            .cloned()
+            .chain(std::iter::once(text.len()..text.len()))
+        {
+            let part = &text[from..lost.start];
+            let found = |start: usize, end: usize, line: Result<ParsedLine<'_>, LineError>| {
+                let (start, end) = (from + start, from + end);
+                match line {
+                    Ok(line) if self.keep == Keep::Lines => {
+                        lines.push(hit_line(text, start, end, &line))
+                    }
+                    Ok(line) => tally[line.level as usize] += 1,
+                    Err(error) => wrong.get_or_insert((start, error, 0)).2 += 1,
                 }
-                Ok(line) => tally[line.level as usize] += 1,
-                Err(error) => wrong.get_or_insert((start, error, 0)).2 += 1,
-            });
+            };
+            self.filter.scan(part, &mut self.unescaped, found);
+            from = lost.end;
+        }
         if let Some((start, error, count)) = wrong {
             hits.damage.push(Damage {
                 path: hits.chunk.segment.path.clone(),
@@ -242,6 +270,9 @@ impl Scanner {
                 continue;
             };
             let start = (block.offset - *offset) as usize;
+            if self.lost.iter().any(|lost| lost.contains(&start)) {
+                continue;
+            }
             let found = crc32c::crc32c(&self.buffer.text()[start..][..block.length_bytes as usize]);
             if found != entry.text_crc() {
                 damage.push(Damage {

@@ -9,9 +9,10 @@ use memchr::{memchr, memrchr};
 use super::QueryReport;
 use crate::block::{BLOCK_BYTES, BlockWriter};
 use crate::error::Damage;
-use crate::index::{Index, IndexEntry, read_index};
+use crate::index::{ENTRY_BYTES, HEADER_BYTES, Index, IndexEntry, read_index};
 use crate::name::SegmentId;
-use crate::sealed::SegmentText;
+use crate::recover::block_entry;
+use crate::sealed::{Frame, FrameReader, SealedFile, SegmentText};
 
 /// Text without an index, up to this much, is taken apart before the query runs, so that its times
 /// and levels are known as if it had one. The open segment always ends in such a piece, mostly
@@ -89,6 +90,29 @@ impl Segment {
         Some(segment)
     }
 
+    /// Whether filters that are made for so much text in so many blocks are made for this text.
+    pub(super) fn admits_filters(
+        &self,
+        (text_bytes, blocks): (u64, usize),
+        report: &mut QueryReport,
+    ) -> bool {
+        let end = blocks
+            .checked_sub(1)
+            .and_then(|last| self.blocks.get(last))
+            .map_or(0, Block::end);
+        if end == text_bytes {
+            return true;
+        }
+        report.add_damage(Damage {
+            path: self.path.with_file_name(format!("{}.filter", self.id)),
+            offset: 0,
+            what: "text covered by the filter",
+            expected: format!("{end} bytes in {blocks} blocks"),
+            found: format!("{text_bytes} bytes"),
+        });
+        false
+    }
+
     fn find_blocks(
         &mut self,
         service_dir: &Path,
@@ -108,6 +132,26 @@ impl Segment {
             ..Index::default()
         });
         let length = self.text.length_bytes()?;
+        if let Some(sealed) = self.text.sealed() {
+            sealed
+                .damage
+                .iter()
+                .for_each(|damage| report.add_damage(damage.clone()));
+            let same = by_frames(&index, sealed);
+            if let Some(entry) = index.entries.get(same) {
+                report.add_damage(Damage {
+                    path: index_path.clone(),
+                    offset: (HEADER_BYTES + same * ENTRY_BYTES) as u64,
+                    what: "block of the index",
+                    expected: match sealed.frames.get(same) {
+                        Some(frame) => format!("{} to {}", frame.text_offset, frame.text_end()),
+                        None => format!("no more, as there are {same} frames"),
+                    },
+                    found: format!("{} to {}", entry.offset(), entry.end()),
+                });
+                index.entries.truncate(same);
+            }
+        }
         index
             .damage
             .take()
@@ -124,7 +168,9 @@ impl Segment {
             });
         }
         let mut covered = index.covered_bytes();
-        if covered > 0 && self.byte_at(covered - 1)? != b'\n' {
+        // Each frame is a block, and its length is checked when it is read.
+        let is_sealed = self.text.is_sealed();
+        if !is_sealed && covered > 0 && self.byte_at(covered - 1)? != b'\n' {
             report.add_damage(Damage {
                 path: index_path,
                 offset: covered - 1,
@@ -137,7 +183,11 @@ impl Segment {
         }
         self.blocks = index.entries.into_iter().map(Block::from).collect();
 
-        let end = self.last_line_end(covered, length)?;
+        let end = match self.last_line_end(covered, length) {
+            // The frame that cannot be read is reported by who needs it.
+            Err(_) if is_sealed => length,
+            end => end?,
+        };
         if end < length && !is_open {
             report.add_damage(Damage {
                 path: self.path.clone(),
@@ -150,10 +200,38 @@ impl Segment {
         if !is_open {
             report.unindexed_bytes += end - covered;
         }
-        if end - covered <= INDEXED_HERE_BYTES {
+        if is_sealed {
+            self.add_frames(end);
+            Ok(())
+        } else if end - covered <= INDEXED_HERE_BYTES {
             self.index_text(covered, end)
         } else {
             self.cut_text(covered, end, report)
+        }
+    }
+
+    /// Adds the frames up to `end` that the index does not describe. Of a few everything is found out that it
+    /// would say.
+    fn add_frames(&mut self, end: u64) {
+        let Some(sealed) = self.text.sealed() else {
+            return;
+        };
+        let covered = self.blocks.last().map_or(0, Block::end);
+        let is_indexed_here = end - covered <= INDEXED_HERE_BYTES;
+        let mut reader = FrameReader::default();
+        let mut text = Vec::new();
+        for (number, frame) in sealed.frames.iter().enumerate().skip(self.blocks.len()) {
+            if frame.text_offset >= end {
+                break;
+            }
+            let is_read =
+                is_indexed_here && sealed.read_frame(&mut reader, number, &mut text).is_ok();
+            self.blocks.push(Block {
+                offset: frame.text_offset,
+                length_bytes: frame.text_bytes.into(),
+                entry: is_read
+                    .then(|| block_entry(&self.path, frame.text_offset, &text, &mut Vec::new())),
+            });
         }
     }
 
@@ -241,6 +319,15 @@ impl Segment {
         self.text.read_exact_at(&mut byte, offset)?;
         Ok(byte[0])
     }
+}
+
+/// How many entries of the index speak of the same blocks as the frames do. What it says beyond is of no use.
+fn by_frames(index: &Index, sealed: &SealedFile) -> usize {
+    let is_same = |(entry, frame): &(&IndexEntry, &Frame)| {
+        (entry.offset(), entry.end()) == (frame.text_offset, frame.text_end())
+    };
+    let pairs = index.entries.iter().zip(&sealed.frames);
+    pairs.take_while(is_same).count()
 }
 
 /// The operating system does not give the text at `offset`, or there is less of it than there was.

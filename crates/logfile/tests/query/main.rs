@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "helpers of a test")]
 
 mod model;
+mod sealed;
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;

@@ -272,9 +272,7 @@ impl Logs {
 
     fn found(&self, record: &Record, texts: &mut HashMap<PathBuf, Vec<u8>>) -> Found {
         let path = record.segment.log_path(&self.service_dir(&record.service));
-        let text = texts
-            .entry(path)
-            .or_insert_with_key(|path| fs::read(path).unwrap());
+        let text = texts.entry(path).or_insert_with_key(|path| text_of(path));
         Found {
             service: record.service.clone(),
             segment: record.segment,
@@ -286,6 +284,14 @@ impl Logs {
             line: text[record.range.start as usize..record.range.end as usize].to_vec(),
         }
     }
+}
+
+/// The text of a segment, whichever form it has.
+pub fn text_of(log_path: &Path) -> Vec<u8> {
+    fs::read(log_path).unwrap_or_else(|_| {
+        let sealed = log_path.with_extension("log.zst");
+        zstd::stream::decode_all(fs::File::open(sealed).unwrap()).unwrap()
+    })
 }
 
 fn contains(text: &[u8], needle: &[u8]) -> bool {
