@@ -1,6 +1,8 @@
 //! A query made ready to run: which blocks can hold a match, and which lines of a text do.
 
-use memchr::memmem::Finder;
+use std::cmp::Reverse;
+
+use memchr::memmem::{self, Finder};
 use memchr::{memchr, memchr_iter, memrchr};
 use regex::bytes::Regex;
 
@@ -15,16 +17,45 @@ const LEVEL: std::ops::Range<usize> = 31..36;
 /// Where the source starts in a line.
 pub(super) const SOURCE_AT: usize = LEVEL.end + 1;
 
+/// A text that comes more often, by [`rarity_of_any`], shows too many lines: the regex engine passes over text
+/// faster than lines are taken apart.
+const RARITY_MIN: u32 = 10;
+/// More texts than this exclude little.
+const ALSO_MAX: usize = 3;
+
 /// How candidate lines are found in a text. Only they are taken apart.
 #[derive(Debug, Clone)]
 enum Driver {
     /// Every line is one.
     EveryLine,
-    /// Lines that hold these bytes.
+    /// Some are.
+    Candidates {
+        finds: Finds,
+        /// Lines with an escape are candidates too: what the escape stands for may match.
+        or_escaped: bool,
+        /// What a candidate without escapes must hold besides.
+        also: Vec<Finder<'static>>,
+    },
+}
+
+/// What shows a candidate.
+#[derive(Debug, Clone)]
+enum Finds {
+    /// These bytes.
     Literal(Box<Finder<'static>>),
-    /// Lines where this matches, and lines with an escape: what the escape stands for may match
-    /// too.
+    /// A match of this, which never crosses a line end.
     Pattern(Regex),
+}
+
+impl Finds {
+    /// A position in the first candidate from `from` on.
+    fn find(&self, text: &[u8], from: usize) -> Option<usize> {
+        match self {
+            Finds::Literal(finder) => Some(from + finder.find(&text[from..])?),
+            // A match may end where the text does.
+            Finds::Pattern(regex) => Some(regex.shortest_match_at(text, from)?.min(text.len() - 1)),
+        }
+    }
 }
 
 /// The conditions of a query. Cloned per thread: a regex shared between threads waits for itself.
@@ -139,23 +170,28 @@ impl Filter {
                     check(start, text.len());
                 }
             }
-            Driver::Literal(finder) => {
-                each_line(text, |from| Some(from + finder.find(&text[from..])?), check);
-            }
-            Driver::Pattern(regex) => {
+            Driver::Candidates {
+                finds,
+                or_escaped,
+                also,
+            } => {
                 // Both stay valid until the search has passed them.
-                let (mut matched, mut escaped) = (None, None);
+                let mut matched = None;
+                let mut escaped = (!or_escaped).then_some(usize::MAX);
                 let candidate = |from: usize| {
-                    let matched = *next(&mut matched, from, || regex.shortest_match_at(text, from));
+                    let matched = *next(&mut matched, from, || finds.find(text, from));
                     let escaped = *next(&mut escaped, from, || {
                         Some(from + memchr(b'\\', &text[from..])?)
                     });
-                    // A match may end where the text does.
-                    Some(matched.min(escaped))
-                        .filter(|&at| at < usize::MAX)
-                        .map(|at| at.min(text.len() - 1))
+                    Some(matched.min(escaped)).filter(|&at| at < usize::MAX)
                 };
-                each_line(text, candidate, check);
+                each_line(text, candidate, |start, end| {
+                    let line = &text[start..end];
+                    let holds = |finder: &Finder<'_>| finder.find(line).is_some();
+                    if also.iter().all(holds) || memchr(b'\\', line).is_some() {
+                        check(start, end);
+                    }
+                });
             }
         }
     }
@@ -226,25 +262,123 @@ fn each_line(
     }
 }
 
-/// The cheapest way to the candidates: the longest literal that every match must show in the text,
-/// else the first regex.
+/// The cheapest way to the candidates: by the rarest texts that every match must show, else by the first regex.
 fn driver(substrings: &[Vec<u8>], regexes: &[MessageRegex]) -> Driver {
-    let longest = substrings
-        .iter()
-        .map(|bytes| as_written(bytes))
-        .max_by_key(Vec::len);
-    match (longest, regexes.first()) {
-        (Some(literal), _) if !literal.is_empty() => {
-            Driver::Literal(Box::new(Finder::new(&literal).into_owned()))
+    let mut ways: Vec<Way> = Vec::new();
+    for bytes in substrings {
+        ways.extend(Way::new(vec![as_written(bytes)], false));
+    }
+    for regex in regexes {
+        for clause in &regex.required {
+            ways.extend(Way::new(
+                clause.iter().map(|text| plain_part(text)).collect(),
+                true,
+            ));
         }
-        (
-            _,
-            Some(MessageRegex {
-                candidates: Some(regex),
-                ..
-            }),
-        ) => Driver::Pattern(regex.clone()),
-        _ => Driver::EveryLine,
+    }
+    // The first of the rarest.
+    ways.sort_by_key(|way| Reverse(way.rarity));
+    let of_regex = regexes
+        .iter()
+        .filter_map(|regex| Some((regex.candidates.as_ref()?, begins_with_rarity(regex))))
+        .next();
+    let best = ways.first();
+    let is_rare = |way: &&Way| way.rarity >= RARITY_MIN || !way.or_escaped;
+    let finds = match (best.filter(is_rare), of_regex) {
+        // The regex engine finds what a match begins with as fast, and then needs no line taken apart.
+        (Some(way), Some((regex, rarity))) if way.or_escaped && rarity >= way.rarity => {
+            Some(Finds::Pattern(regex.clone()))
+        }
+        (Some(way), _) => way.finds(),
+        (None, Some((regex, _))) => Some(Finds::Pattern(regex.clone())),
+        (None, None) => None,
+    };
+    let Some(finds) = finds else {
+        return Driver::EveryLine;
+    };
+    let or_escaped = match (&finds, best) {
+        (Finds::Literal(_), Some(way)) => way.or_escaped,
+        _ => true,
+    };
+    let mut also: Vec<&[u8]> = Vec::new();
+    if let Finds::Literal(found) = &finds {
+        for way in &ways {
+            let [text] = way.texts.as_slice() else {
+                continue;
+            };
+            let is_new = [found.needle()]
+                .iter()
+                .chain(&also)
+                .all(|known| memmem::find(known, text).is_none());
+            if is_new && way.rarity >= RARITY_MIN && also.len() < ALSO_MAX {
+                also.push(text);
+            }
+        }
+    }
+    Driver::Candidates {
+        finds,
+        or_escaped,
+        also: also
+            .into_iter()
+            .map(|text| Finder::new(text).into_owned())
+            .collect(),
+    }
+}
+
+/// Texts, one of which a line shows if its message matches.
+struct Way {
+    texts: Vec<Vec<u8>>,
+    rarity: u32,
+    /// Or it shows an escape.
+    or_escaped: bool,
+}
+
+impl Way {
+    /// `None` if one of the texts is empty: every line shows that.
+    fn new(texts: Vec<Vec<u8>>, or_escaped: bool) -> Option<Self> {
+        let is_usable = !texts.is_empty() && texts.iter().all(|text| !text.is_empty());
+        is_usable.then(|| Way {
+            rarity: rarity_of_any(&texts),
+            texts,
+            or_escaped,
+        })
+    }
+
+    fn finds(&self) -> Option<Finds> {
+        if let [text] = self.texts.as_slice() {
+            return Some(Finds::Literal(Box::new(Finder::new(text).into_owned())));
+        }
+        let any = |text: &Vec<u8>| text.iter().map(|byte| format!(r"\x{byte:02x}")).collect();
+        let any: Vec<String> = self.texts.iter().map(any).collect();
+        let regex = Regex::new(&format!("(?-u:{})", any.join("|"))).ok()?;
+        Some(Finds::Pattern(regex))
+    }
+}
+
+/// How rare a text is that the regex engine can look for by itself.
+fn begins_with_rarity(regex: &MessageRegex) -> u32 {
+    match regex.prefixes.as_slice() {
+        [] => 0,
+        prefixes => rarity_of_any(prefixes),
+    }
+}
+
+/// How rare one of `texts` is: about the logarithm to base 2 of the bytes from one to the next.
+fn rarity_of_any(texts: &[Vec<u8>]) -> u32 {
+    let rarity = |text: &Vec<u8>| text.iter().map(|&byte| rarity_of(byte)).sum::<u32>();
+    let least = texts.iter().map(rarity).min().unwrap_or(0);
+    least.saturating_sub(texts.len().next_power_of_two().trailing_zeros())
+}
+
+/// The same for a byte of a message.
+fn rarity_of(byte: u8) -> u32 {
+    match byte {
+        b' ' => 3,
+        b'a' | b'e' | b'i' | b'n' | b'o' | b'r' | b's' | b't' => 4,
+        b'a'..=b'z' | b'0'..=b'9' => 5,
+        b'.' | b',' | b':' | b'/' | b'=' | b'-' | b'_' | b'"' => 6,
+        b'A'..=b'Z' => 7,
+        _ => 8,
     }
 }
 
@@ -263,6 +397,17 @@ fn as_written(substring: &[u8]) -> Vec<u8> {
     written_parts(substring)
         .max_by_key(Vec::len)
         .unwrap_or_default()
+}
+
+/// The longest part of `text` that stands for itself in every line that has no escape, whoever wrote it.
+fn plain_part(text: &[u8]) -> Vec<u8> {
+    let is_odd = |char: char| char == '\\' || (char.is_control() && char != '\t');
+    let chunks = text.utf8_chunks();
+    let parts = chunks.flat_map(|chunk| chunk.valid().split(is_odd));
+    parts
+        .max_by_key(|part| part.len())
+        .unwrap_or_default()
+        .into()
 }
 
 /// What a message that holds `substring` shows for it in its line.

@@ -4,12 +4,12 @@
 //! are read. Chunks are taken from one queue by as many threads as pay, each counts into buckets of its own, and
 //! these are added up in the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use super::plan::{Plan, Stream};
+use super::plan::{Plan, SIFTED_SERVICES, Stream, new_streams, sift_ahead};
 use super::scan::{Chunk, Scanner};
 use super::{Histogram, HistogramBucket, QueryReport};
 use crate::error::Error;
@@ -242,23 +242,27 @@ fn duration(ns: u64) -> String {
 struct Queue<'q> {
     plan: &'q Plan,
     logs_dir: &'q Path,
-    services: std::slice::Iter<'q, &'q str>,
-    stream: Option<Stream>,
+    services: std::slice::Chunks<'q, &'q str>,
+    streams: VecDeque<Stream>,
     report: QueryReport,
 }
 
 impl Queue<'_> {
     fn next(&mut self) -> Result<Option<Chunk>, Error> {
         loop {
-            if let Some(stream) = &mut self.stream
-                && let Some(chunk) = stream.next_chunk(self.plan, &mut self.report)
-            {
-                return Ok(Some(chunk));
+            if let Some(stream) = self.streams.front_mut() {
+                if let Some(chunk) = stream.next_chunk(self.plan, &mut self.report) {
+                    return Ok(Some(chunk));
+                }
+                self.streams.pop_front();
+                continue;
             }
-            let Some(service) = self.services.next() else {
+            let Some(services) = self.services.next() else {
                 return Ok(None);
             };
-            self.stream = Some(Stream::new(self.logs_dir.join(service), self.plan)?);
+            let mut streams = new_streams(self.logs_dir, services, self.plan)?;
+            sift_ahead(&mut streams, self.plan, &mut self.report);
+            self.streams = streams.into();
         }
     }
 }
@@ -274,8 +278,8 @@ pub(super) fn count<C: Count + Clone>(
     let queue = Mutex::new(Queue {
         plan,
         logs_dir,
-        services: services.iter(),
-        stream: None,
+        services: services.chunks(SIFTED_SERVICES),
+        streams: VecDeque::new(),
         report: QueryReport::default(),
     });
     let helpers = thread::available_parallelism()

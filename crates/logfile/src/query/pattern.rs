@@ -26,6 +26,8 @@ pub(super) struct MessageRegex {
     pub(super) candidates: Option<Regex>,
     /// What every message that matches holds: of each clause at least one text.
     pub(super) required: Vec<Vec<Vec<u8>>>,
+    /// What every match begins with, if that is one of a few texts.
+    pub(super) prefixes: Vec<Vec<u8>>,
 }
 
 /// A choice between more texts than this excludes little.
@@ -41,11 +43,16 @@ impl MessageRegex {
         let exact = RegexBuilder::new(pattern).build().map_err(unusable)?;
         let hir = ParserBuilder::new().utf8(false).build().parse(pattern).ok();
         let required = hir.as_ref().map(required).unwrap_or_default();
+        let prefixes = hir
+            .as_ref()
+            .and_then(|hir| begins_with(std::slice::from_ref(hir)))
+            .unwrap_or_default();
         let candidates = hir.and_then(|hir| Regex::new(&within_a_line(hir).to_string()).ok());
         Ok(MessageRegex {
             exact,
             candidates,
             required,
+            prefixes,
         })
     }
 }

@@ -28,6 +28,9 @@ const SIFTERS_MAX: usize = 8;
 /// A thread pays from this many segments on.
 const SIFTED_PER_THREAD: usize = 4;
 
+/// Services whose filters are asked at once, where services are gone through one after the other.
+pub(super) const SIFTED_SERVICES: usize = 64;
+
 /// What all services of a query have in common.
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -136,6 +139,16 @@ fn try_sift(dir: &Path, id: SegmentId, plan: &Plan) -> Result<Sifted, Damage> {
             covers: filters.covers(),
         },
     })
+}
+
+/// The streams of these services.
+pub(super) fn new_streams(
+    logs_dir: &Path,
+    services: &[&str],
+    plan: &Plan,
+) -> Result<Vec<Stream>, Error> {
+    let stream = |service: &&str| Stream::new(logs_dir.join(service), plan);
+    services.iter().map(stream).collect()
 }
 
 /// Asks the filters of all sealed segments ahead of time, on several threads where there are many.

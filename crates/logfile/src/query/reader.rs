@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::filter::Filter;
 use super::histogram::{self, Buckets, Span};
 use super::merge::Merge;
-use super::plan::{Plan, SURVEYED_OPEN_MAX, Stream, sift_ahead};
+use super::plan::{Plan, SURVEYED_OPEN_MAX, Stream, new_streams, sift_ahead};
 use super::scan::{Keep, Scanner};
 use super::text::{self, SegmentInfo, TextReport};
 use super::wide::{MERGED_SERVICES_MAX, Wide};
@@ -338,10 +338,7 @@ impl Reader {
         let chunk_bytes_max = share.clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
         let plan = plan(query, keep, order, chunk_bytes_max);
         let mut report = QueryReport::default();
-        let mut streams = Vec::with_capacity(services.len());
-        for service in &services {
-            streams.push(Stream::new(self.logs_dir.join(service), &plan)?);
-        }
+        let mut streams = new_streams(&self.logs_dir, &services, &plan)?;
         // Who wants the first lines of one service only may need one segment only.
         if streams.len() > 1 || limit.is_none() {
             sift_ahead(&mut streams, &plan, &mut report);

@@ -10,7 +10,7 @@ use std::collections::BinaryHeap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use super::plan::{Plan, Stream};
+use super::plan::{Plan, SIFTED_SERVICES, Stream, new_streams, sift_ahead};
 use super::scan::Scanner;
 use super::{Hit, Order, QueryReport};
 use crate::error::Error;
@@ -142,8 +142,31 @@ impl Wide<'_> {
                 cutoff: None,
             };
             let mut told = QueryReport::default();
-            for (service, resume) in resumes.iter().enumerate() {
-                self.pick(service, *resume, &mut pass, scanner, &mut told)?;
+            // With needles the filters are asked for many services at once. Without, they are cheap, and most are
+            // not needed when little is wanted.
+            let at_once = match self.plan.filter.needles().is_empty() {
+                true => 1,
+                false => SIFTED_SERVICES,
+            };
+            for services in (0..self.services.len()).step_by(at_once) {
+                let services = services..self.services.len().min(services + at_once);
+                let mut numbers: Vec<usize> = services.collect();
+                let start = |service: usize| resumes[service].map_or(0, |resume| resume.key);
+                numbers.retain(|&service| pass.takes((start(service), service, 0)));
+                let names: Vec<&str> = numbers.iter().map(|&n| self.services[n]).collect();
+                let mut streams = new_streams(self.logs_dir, &names, self.plan)?;
+                for (stream, &service) in streams.iter_mut().zip(&numbers) {
+                    if let Some(resume) = resumes[service] {
+                        stream.start_at(resume.segment_id, self.plan.order);
+                    }
+                }
+                if at_once > 1 {
+                    sift_ahead(&mut streams, self.plan, &mut told);
+                }
+                for (stream, service) in streams.into_iter().zip(numbers) {
+                    let resume = resumes[service];
+                    self.pick(service, stream, resume, &mut pass, scanner, &mut told);
+                }
             }
             take_report(&mut report, told, std::mem::take(&mut is_first));
             let has_more = pass.cutoff.is_some();
@@ -179,30 +202,24 @@ impl Wide<'_> {
         Ok(report)
     }
 
-    /// Looks through one service for lines that come before all that does not fit.
+    /// Looks through what is left of one service for lines that come before all that does not fit.
     fn pick(
         &self,
         service: usize,
+        mut stream: Stream,
         resume: Option<Resume>,
         pass: &mut Pass,
         scanner: &mut Scanner,
         report: &mut QueryReport,
-    ) -> Result<(), Error> {
+    ) {
         let mut running = resume.map_or(0, |resume| resume.key);
         let mut number = 0;
-        if !pass.takes((running, service, number)) {
-            return Ok(());
-        }
-        let mut stream = Stream::new(self.logs_dir.join(self.services[service]), self.plan)?;
         let is_done = |id: SegmentId, offset: u64| {
             resume.is_some_and(|resume| match self.plan.order {
                 Order::Oldest => (id, offset) <= (resume.segment_id, resume.offset),
                 Order::Newest => (id, offset) >= (resume.segment_id, resume.offset),
             })
         };
-        if let Some(resume) = resume {
-            stream.start_at(resume.segment_id, self.plan.order);
-        }
         while let Some(bound) = stream.bound(self.plan, report)
             && pass.takes((running.max(bound), service, number))
             && let Some(chunk) = stream.next_chunk(self.plan, report)
@@ -247,7 +264,6 @@ impl Wide<'_> {
             }
             scanner.buffer = hits.into_buffer().unwrap_or_default();
         }
-        Ok(())
     }
 }
 

@@ -102,7 +102,7 @@ const PIECES: [&[u8]; 24] = [
     b"status=503 after 17 ms",
     b"ERROR WARN INFO",
 ];
-const PATTERNS: [&str; 22] = [
+const PATTERNS: [&str; 40] = [
     "timeout",
     r"status=\d+",
     "^GET",
@@ -125,6 +125,25 @@ const PATTERNS: [&str; 22] = [
     "(?m)^n",
     "€|é",
     "ERROR|WARN",
+    // Found by a text within, or one of a few.
+    r"[0-9]+ after",
+    r"\w+=503 after .*ms$",
+    r"[a-z]+(?:out|us)=?.*\d",
+    "(?i)[a-z]+TUS=[25]",
+    r"^[^a]*status=\d+$",
+    r".\x1b\[31m",
+    r"(?s).+\n.*timeout",
+    r"\s+GET$|^.?timeout",
+    "[^ ]é",
+    r".+\\n",
+    r"\d+(?-u:\xff\xfe)",
+    "(?-u:.\\xa9)",
+    "\\w+\u{85}",
+    r".(?:\u{85}|€)",
+    r"[A-Z]+ WARN .*N",
+    r"(?:\w+ )+ms",
+    r"(?:timeout){2}",
+    r"\D{3,}17 m",
 ];
 
 /// A log directory and everything that is in it.

@@ -123,6 +123,53 @@ fn a_filter_never_hides_a_match() {
     }
 }
 
+#[test]
+fn a_regex_finds_what_is_in_a_message_whatever_leads_to_it() {
+    let mut random = Random::seeded();
+    let messages: Vec<Vec<u8>> = (0..6_000).map(|_| random_message(&mut random)).collect();
+    let (logs, dir, id) = logs_of(messages.into_iter());
+    let literal = |bytes: &[u8]| -> String {
+        let byte = |byte: &u8| format!(r"\x{byte:02x}");
+        format!("(?-u:{})", bytes.iter().map(byte).collect::<String>())
+    };
+    let mut patterns = Vec::new();
+    while patterns.len() < 300 {
+        let message = random.pick(&logs.records).message;
+        if message.is_empty() {
+            continue;
+        }
+        let start = random.below(message.len());
+        let length = random.below((message.len() - start).min(12)) + 1;
+        let found = literal(&message[start..start + length]);
+        let before = literal(&message[start / 2..start]);
+        patterns.push(match random.below(6) {
+            0 => format!("(?s-u:.*{found})"),
+            1 => format!("(?s-u:[^a]*{found}.*$)"),
+            2 => format!("(?s-u:^.*{found}|nothing such)"),
+            3 => format!("(?s-u:[0-9a-f]*{before}.*{found})"),
+            4 => format!("(?i-u:[a-f0-9]{found})"),
+            _ => format!("(?s-u:.(?:{found}){{1,2}})"),
+        });
+    }
+    let before: Vec<usize> = patterns
+        .iter()
+        .map(|pattern| {
+            let regex = regex::bytes::Regex::new(pattern).unwrap();
+            let is_match = |record: &&crate::model::Record| regex.is_match(&record.message);
+            let expected = logs.records.iter().filter(is_match).count();
+            let found = run(logs.path(), &Query::new().regex(pattern).unwrap()).0;
+            assert_eq!(found.len(), expected, "{pattern}");
+            expected
+        })
+        .collect();
+    assert!(before.iter().filter(|&&found| found > 0).count() > 200);
+    seal(&dir, id);
+    for (pattern, expected) in patterns.iter().zip(before) {
+        let found = run(logs.path(), &Query::new().regex(pattern).unwrap()).0;
+        assert_eq!(found.len(), expected, "{pattern} in a sealed segment");
+    }
+}
+
 /// Whoever wrote these lines escapes otherwise than we do, or not at all.
 #[test]
 fn foreign_escapes_are_found_behind_filters_too() {
