@@ -247,6 +247,22 @@ impl Doorbell {
     }
 }
 
+/// What somebody wants who asked for a flush, the least first.
+///
+/// ```
+/// use millpond_bus::FlushRequest;
+/// assert!(FlushRequest::Room < FlushRequest::Written && FlushRequest::Written < FlushRequest::Durable);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FlushRequest {
+    /// Space in a lane that is full: a publisher waits for it, and not for a file.
+    Room,
+    /// What was published is to be in the file.
+    Written,
+    /// What was published is to be on the disk.
+    Durable,
+}
+
 struct DrainLane {
     slot: usize,
     info: LaneInfo,
@@ -267,6 +283,8 @@ struct DrainLane {
     committed_position: u64,
     committed_missing: u64,
     durable_position: u64,
+    /// How far its publisher wanted to be written when that was looked at last.
+    flush_seen_position: u64,
     /// The most bytes that waited in it, since that was told last.
     lag_bytes_recent: u64,
     /// Drained since the last mark.
@@ -692,26 +710,21 @@ impl Drain {
         }
     }
 
-    /// True once for each time somebody asked for a flush; with `Durable` where anyone wants that.
-    pub fn flush_requested(&mut self) -> Option<crate::publisher::Guarantee> {
+    /// Once for each time somebody asked for a flush: the most that anyone wants.
+    pub fn flush_requested(&mut self) -> Option<FlushRequest> {
         // ORDERING: Acquire; the flush positions were stored before.
         let requests = self.control.request.flush_requests.load(Ordering::Acquire);
         if requests == self.flush_seen {
             return None;
         }
         self.flush_seen = requests;
-        let durable = self
-            .open_slots
-            .iter()
-            .filter_map(|&slot| self.lanes[slot].as_ref())
-            .any(|lane| {
-                let line = &lane.ring.publisher;
-                // ORDERING: Relaxed; covered by the Acquire above.
-                line.flush_guarantee.load(Ordering::Relaxed) == 2
-                    && line_value(&line.flush_position) > lane.durable_position
-            });
-        use crate::publisher::Guarantee::{Durable, Written};
-        Some(if durable { Durable } else { Written })
+        let mut most = FlushRequest::Room;
+        for &slot in &self.open_slots {
+            if let Some(lane) = &mut self.lanes[slot] {
+                most = most.max(lane.flush_requested());
+            }
+        }
+        Some(most)
     }
 
     /// True once for each request to rotate.
@@ -1057,6 +1070,20 @@ impl DrainLane {
             position: self.reader.position(),
             sequence_next: self.reader.sequence_next(),
             ..self.counts
+        }
+    }
+
+    /// Of this lane alone. A position is `Written` once: later requests, of others or for space, find it seen.
+    fn flush_requested(&mut self) -> FlushRequest {
+        let line = &self.ring.publisher;
+        // ORDERING: Relaxed; covered by the Acquire of the caller.
+        let guarantee = line.flush_guarantee.load(Ordering::Relaxed);
+        let position = line_value(&line.flush_position);
+        let is_new = position > std::mem::replace(&mut self.flush_seen_position, position);
+        match guarantee {
+            2 if position > self.durable_position => FlushRequest::Durable,
+            1 | 2 if is_new => FlushRequest::Written,
+            _ => FlushRequest::Room,
         }
     }
 

@@ -107,8 +107,8 @@ pub use self::{
     clock::{Clock, ClockSource},
     commit::{ServiceCommit, Untold},
     drain::{
-        ConsumerNotice, Doorbell, Drain, Gap, Item, LaneId, Mark, NameRef, Pass, Record, Scope,
-        Sleep, Verdict,
+        ConsumerNotice, Doorbell, Drain, FlushRequest, Gap, Item, LaneId, Mark, NameRef, Pass,
+        Record, Scope, Sleep, Verdict,
     },
     error::{Error, ErrorKind},
     event::{Dropped, Event, Lagged, OwnedEvent, Subscriber},

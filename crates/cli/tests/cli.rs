@@ -731,6 +731,25 @@ fn a_scenario_is_played_and_judged() {
     assert!(text(&output.stderr).contains("snapshot, persona"));
 }
 
+#[test]
+fn who_runs_away_is_named_by_the_command_too() {
+    let place = Place::new("runaway");
+    let dir = text(place.dir.path().as_os_str().as_encoded_bytes());
+    let runaway = ["replay", "runaway", "--size", "ci", "--only", "same"];
+    let output = place.run(&[&runaway[..], &["--json", "--dir", &dir]].concat());
+    assert_eq!(code(&output), 0, "{}", text(&output.stdout));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let expected = [
+        "the count of events",
+        "the history of ten minutes",
+        "`millpond stats --by source --since 10m`",
+    ];
+    let expected = expected.map(|how| serde_json::json!([how, "gateway"]));
+    assert_eq!(report["parts"][0]["named"], serde_json::json!(expected));
+    let left = place.dir.path().read_dir().expect("a directory").count();
+    assert_eq!(left, 0, "its log is gone");
+}
+
 /// The events that a `--json` run has printed, and its exit code.
 fn events(output: &Output) -> Vec<serde_json::Value> {
     assert_eq!(code(output), 0, "{}", text(&output.stderr));

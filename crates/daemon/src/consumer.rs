@@ -8,7 +8,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use millpond_bus::{
-    Bus, ConsumerNotice, Doorbell, Drain, Guarantee, Item, Mark, RuleTable, Scope, Sleep, Verdict,
+    Bus, ConsumerNotice, Doorbell, Drain, FlushRequest, Item, Mark, RuleTable, Scope, Sleep,
+    Verdict,
 };
 use millpond_logfile::Level;
 use millpond_sink::{CompletedGroup, Cut, Policy, Sink, SyncPolicy};
@@ -338,7 +339,7 @@ pub struct Daemon {
     marks: VecDeque<Mark>,
     has_completed: Arc<AtomicBool>,
     /// Somebody waits for everything that has been published.
-    flush: Option<Guarantee>,
+    flush: Option<FlushRequest>,
     next_housekeeping_ns: u64,
     logs_dir: PathBuf,
     trouble: Option<String>,
@@ -430,14 +431,8 @@ impl Daemon {
         if now_ns >= self.next_housekeeping_ns || self.drain.directory_changed() {
             self.housekeep(now_ns);
         }
-        if let Some(guarantee) = self.drain.flush_requested() {
-            let durable = self.flush == Some(Guarantee::Durable);
-            self.flush = Some(if durable {
-                Guarantee::Durable
-            } else {
-                guarantee
-            });
-        }
+        // Nothing asked is less than anything asked.
+        self.flush = self.flush.max(self.drain.flush_requested());
         if self.drain.rotation_requested() {
             self.sink.rotate();
         }
@@ -542,17 +537,18 @@ impl Daemon {
         let only_marks = !is_pending && self.drain.has_uncommitted(Scope::Persisted);
         let wanted = match self.flush {
             None => false,
-            Some(Guarantee::Durable) => true,
+            Some(FlushRequest::Durable) => true,
+            Some(FlushRequest::Room) => is_pending,
             // Also for what is committed as a count, and stands in no line.
-            Some(Guarantee::Written) => is_pending || self.reducers.due_ns().is_some(),
+            Some(FlushRequest::Written) => is_pending || self.reducers.due_ns().is_some(),
         };
         let is_due = self.sink.should_submit(now_ns) || is_reduced_due;
         if !(is_due || only_marks || wanted || (pressure && is_pending)) {
             self.flush = None;
             return false;
         }
-        let durable = self.flush == Some(Guarantee::Durable);
-        if self.flush.is_some() || self.syncs_always {
+        let durable = self.flush == Some(FlushRequest::Durable);
+        if self.flush >= Some(FlushRequest::Written) || self.syncs_always {
             // Whoever asks for the file finds it there. And the commit point does not outlive a power cut: what is
             // said to be on the disk stands in a line.
             self.reducers.tell_all(&mut self.sink);

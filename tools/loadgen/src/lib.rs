@@ -29,7 +29,6 @@ mod files;
 mod healthz;
 mod latencies;
 mod measured;
-mod parts;
 mod place;
 mod plot;
 mod process;

@@ -30,7 +30,6 @@ use crate::criteria::{Criterion, LogAccount, balance_criterion};
 use crate::day::Line;
 use crate::error::{Error, no_such_phase};
 use crate::files::Numbers;
-use crate::parts::HAS_GENERATIONS;
 use crate::process::{Arguments, Host, Process, Talk};
 use crate::stage::{Keeping, LOSSLESS, Stage, log_account, rules_with, temporary};
 use crate::text;
@@ -274,7 +273,10 @@ fn judge(report: &Report, options: &Options) -> Vec<Criterion> {
         .count();
     let wrong = report.followers.iter().find(|&&seen| seen != exact);
     let wrong = wrong.map_or(String::new(), |seen| format!("; one saw {seen:?}"));
-    let mut criteria = vec![
+    let (kept, wanted) = (&report.segments, u64::from(report.generations));
+    // The open segment has no file before its first line.
+    let is_kept = |&count: &u64| count == wanted || count + 1 == wanted;
+    vec![
         balance_criterion(&report.accounts),
         Criterion::new(
             format!(
@@ -290,17 +292,11 @@ fn judge(report: &Report, options: &Options) -> Vec<Criterion> {
             ),
             right as u64 == options.followers,
         ),
-    ];
-    if HAS_GENERATIONS {
-        let (kept, wanted) = (&report.segments, u64::from(report.generations));
-        // The open segment has no file before its first line.
-        let is_kept = |&count: &u64| count == wanted || count + 1 == wanted;
-        criteria.push(Criterion::new(
+        Criterion::new(
             format!("{wanted} segments of each service are kept: {kept:?}"),
             kept.values().all(is_kept),
-        ));
-    }
-    criteria
+        ),
+    ]
 }
 
 impl fmt::Display for Report {

@@ -14,10 +14,11 @@
 //! ```
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use millpond_bus::{Bus, Guarantee, Level, Publisher, RuleTable, Topic};
+use millpond_bus::{Bus, Guarantee, Level, Publisher, RuleTable, Stats, Topic, sum_since};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::sleep_until_due;
@@ -26,7 +27,6 @@ use crate::day::{self, Load};
 use crate::disk;
 use crate::error::{Error, no_such_phase};
 use crate::files::Found;
-use crate::parts::{HAS_QUOTAS, HAS_REPEATS};
 use crate::process::{Arguments, Host, Talk};
 use crate::stage::{Keeping, Stage, log_account, temporary};
 use crate::text;
@@ -41,6 +41,8 @@ const _: () = assert!(MESSAGE.len() == 108);
 const PACED_PER_SECOND: u64 = 200;
 const FLUSH_LIMIT: Duration = Duration::from_secs(60);
 const END_LIMIT: Duration = Duration::from_secs(120);
+/// As far back as it is asked who it was.
+const HISTORY: Duration = Duration::from_secs(600);
 /// While a run goes on a line tells of it every 10 s; the others are for gaps and for both ends.
 const FEW_LINES: u64 = 64;
 
@@ -49,6 +51,8 @@ const FEW_LINES: u64 = 64;
 pub struct Options {
     /// How processes are started; `None`: this program, see [`Host::current`].
     pub host: Option<Host>,
+    /// The `millpond` program whose `stats` is asked who it is; `None`: only the library is.
+    pub millpond: Option<PathBuf>,
     /// Services beside the culprit.
     pub services: u64,
     /// Lines of each.
@@ -76,6 +80,7 @@ impl Options {
     pub fn ci() -> Self {
         Options {
             host: None,
+            millpond: None,
             services: 23,
             lines: 1_000,
             per_second: 400,
@@ -141,8 +146,8 @@ pub struct Part {
     pub cpu_ns: u64,
     /// From the first line to the last one in a file.
     pub elapsed_ns: u64,
-    /// The source with the most events by the statistics.
-    pub named: String,
+    /// The source with the most events, by each of those who count: how they are asked, and whom they name.
+    pub named: Vec<(String, String)>,
     /// Services beside the culprit that are complete in the files.
     pub complete: u64,
     /// The culprit first, then the others.
@@ -217,8 +222,7 @@ fn play(host: &Host, options: &Options, phase: &str) -> Result<(Part, Vec<Criter
     let (said, _) = others.end()?;
     let elapsed = started.elapsed();
     let stats = stage.settle()?;
-    let most = stats.sources.iter().max_by_key(|source| source.published);
-    let named = most.map_or_else(String::new, |source| source.label.clone());
+    let named = who_is_loudest(&stage.bus, &stats, options.millpond.as_deref())?;
     let stopped = stage.close()?;
     let seen = watch.end()?;
     let (complete, wrong) = day::complete_in_files(logs.path(), &said)?;
@@ -249,17 +253,64 @@ fn play(host: &Host, options: &Options, phase: &str) -> Result<(Part, Vec<Criter
     Ok((part, criteria))
 }
 
-fn judge(part: &Part, options: &Options, wrong: Option<String>) -> Vec<Criterion> {
-    let mut criteria = vec![
-        balance_criterion(&part.accounts),
-        Criterion::new(
-            format!(
-                "the statistics name {} as the source of the most",
-                part.named
-            ),
-            part.named == CULPRIT,
-        ),
+/// The source of the most events: by the counters, by the history, and by the command where there is one.
+fn who_is_loudest(
+    bus: &Bus,
+    stats: &Stats,
+    millpond: Option<&Path>,
+) -> Result<Vec<(String, String)>, Error> {
+    let label = |label: Option<&str>| label.unwrap_or("nobody").to_owned();
+    let loudest = stats.sources.iter().max_by_key(|source| source.published);
+    let by_counters = label(loudest.map(|source| source.label.as_str()));
+    let history = bus.history();
+    let since_ns = (history.time_ns).saturating_sub(HISTORY.as_nanos() as u64);
+    let loudest = (history.sources.iter())
+        .max_by_key(|source| sum_since(&source.intervals, since_ns).published);
+    let by_history = label(loudest.map(|source| source.label.as_str()));
+    let mut named = vec![
+        ("the count of events".to_owned(), by_counters),
+        ("the history of ten minutes".to_owned(), by_history),
     ];
+    if let Some(program) = millpond {
+        let mut command = Command::new(program);
+        command.args(["stats", "--bus", bus.name(), "--color", "never"]);
+        command.args(["--by", "source", "--since", "10m"]);
+        // What is configured on this host is about other buses.
+        command.env("MILLPOND_CONFIG", "/dev/null");
+        let output = command.stdin(Stdio::null()).output()?;
+        // It ends with 1 where something was dropped, and much was.
+        if !matches!(output.status.code(), Some(0 | 1)) {
+            let why = String::from_utf8_lossy(&output.stderr);
+            return Err(Error::new(format!(
+                "{command:?} ended with {}: {why}",
+                output.status
+            )));
+        }
+        let first = first_of_table(&String::from_utf8_lossy(&output.stdout));
+        named.push((
+            "`millpond stats --by source --since 10m`".to_owned(),
+            label(first.as_deref()),
+        ));
+    }
+    Ok(named)
+}
+
+/// The first word below the header of a table of sources.
+fn first_of_table(text: &str) -> Option<String> {
+    let mut lines = text.lines();
+    lines.find(|line| line.split_whitespace().next() == Some("source"))?;
+    let word = lines.next()?.split_whitespace().next();
+    word.map(str::to_owned)
+}
+
+fn judge(part: &Part, options: &Options, wrong: Option<String>) -> Vec<Criterion> {
+    let mut criteria = vec![balance_criterion(&part.accounts)];
+    for (how, label) in &part.named {
+        criteria.push(Criterion::new(
+            format!("{how} names {label} as the source of the most"),
+            label == CULPRIT,
+        ));
+    }
     let others = &part.accounts[1..];
     let written = others
         .iter()
@@ -273,30 +324,26 @@ fn judge(part: &Part, options: &Options, wrong: Option<String>) -> Vec<Criterion
         written as u64 == options.services,
     ));
     let is_same = part.phase == "same";
-    // What protects the others: that repeats cost nothing, or that the culprit pays first.
-    if (is_same && HAS_REPEATS) || (!is_same && HAS_QUOTAS) {
-        let wrong = wrong.map_or(String::new(), |wrong| format!("; {wrong}"));
-        criteria.push(Criterion::new(
-            format!(
-                "{} of {} other services have every line in the files{wrong}",
-                part.complete, options.services
-            ),
-            part.complete == options.services,
-        ));
-    }
-    if HAS_QUOTAS {
-        let (disk, limit) = (part.disk_bytes_max, part.limit_bytes);
-        criteria.push(Criterion::new(
-            format!(
-                "the log never took more than its {}: at most {} in {} looks",
-                text::bytes(limit),
-                text::bytes(disk),
-                part.looks
-            ),
-            disk <= limit,
-        ));
-    }
-    if is_same && HAS_REPEATS {
+    // What protects them: that repeats cost nothing, or that the culprit pays first.
+    let wrong = wrong.map_or(String::new(), |wrong| format!("; {wrong}"));
+    criteria.push(Criterion::new(
+        format!(
+            "{} of {} other services have every line in the files{wrong}",
+            part.complete, options.services
+        ),
+        part.complete == options.services,
+    ));
+    let (disk, limit) = (part.disk_bytes_max, part.limit_bytes);
+    criteria.push(Criterion::new(
+        format!(
+            "the log never took more than its {}: at most {} in {} looks",
+            text::bytes(limit),
+            text::bytes(disk),
+            part.looks
+        ),
+        disk <= limit,
+    ));
+    if is_same {
         let account = &part.accounts[0];
         let (repeats, repeat_lines) = part.told_repeats;
         let lines = part.culprit_lines;
@@ -406,4 +453,17 @@ pub(crate) fn publisher_role(arguments: &Arguments<'_>, talk: &Talk) -> Result<(
     publisher.flush(Guarantee::Written, Some(FLUSH_LIMIT))?;
     let published = publisher.counts().published;
     talk.say(&Offered { published })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_source_is_below_the_header() {
+        let text = "bus b: 3 lanes\n\nin the last 10m:\nsource   rule   published\ngateway  log:*  12\na  b  1\n";
+        assert_eq!(first_of_table(text).as_deref(), Some("gateway"));
+        assert_eq!(first_of_table("source"), None);
+        assert_eq!(first_of_table(""), None);
+    }
 }

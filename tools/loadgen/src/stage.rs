@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use millpond_bus::{Bus, BusOptions, Class, Overflow, Rule, RuleTable, Stats};
-use millpond_daemon::{Daemon, Policy};
+use millpond_daemon::{Daemon, Policy, ServicePolicy};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tempfile::TempDir;
@@ -14,7 +14,6 @@ use crate::clock::process_cpu_ns;
 use crate::criteria::{Account, LogAccount};
 use crate::error::Error;
 use crate::healthz;
-use crate::parts;
 use crate::process::{Arguments, Host, Process, Talk};
 
 /// How long a consumer may take to write what it has.
@@ -57,7 +56,12 @@ pub(crate) struct Keeping {
 
 impl Keeping {
     fn policy(&self) -> Policy {
-        let mut policy = Policy::default();
+        let mut policy = Policy {
+            // What is counted here must not depend on how full the disk of this host is.
+            keep_free_bytes: Some(0),
+            service_segments_limit: self.generations,
+            ..Policy::default()
+        };
         if let Some(bytes) = self.segment_bytes {
             policy.segment_bytes_limit = bytes;
             // A group larger than a segment would make segments of the size of groups.
@@ -67,7 +71,13 @@ impl Keeping {
         if let Some(bytes) = self.total_bytes {
             policy.total_bytes_limit = Some(bytes).filter(|&bytes| bytes > 0);
         }
-        parts::apply(&mut policy, self);
+        if let Some((service, bytes)) = &self.quota {
+            let quota = ServicePolicy {
+                bytes_limit: Some(*bytes),
+                ..ServicePolicy::default()
+            };
+            policy.services.insert(service.clone(), quota);
+        }
         policy
     }
 }

@@ -30,7 +30,6 @@ use crate::disk;
 use crate::error::{Error, no_such_phase};
 use crate::latencies::Latencies;
 use crate::measured::{Measured, measure};
-use crate::parts::HAS_SEALED_LOGS;
 use crate::plot::{Plot, Series};
 use crate::process::Host;
 use crate::stage::{Keeping, Stage, temporary};
@@ -125,6 +124,7 @@ impl Options {
         Options {
             sizes: vec![7 * DAY_BYTES],
             segment_bytes: 64 << 20,
+            level: 3,
             runs: 5,
             cold: true,
             check_all: false,
@@ -306,10 +306,7 @@ impl Play<'_> {
             generated_ns: started.elapsed().as_nanos() as u64,
             ..Sized::default()
         };
-        let live = match HAS_SEALED_LOGS {
-            true => Some(self.live(&logs_dir)?),
-            false => None,
-        };
+        let live = self.live(&logs_dir)?;
         let questions = questions::all(&week);
         for question in &questions {
             let asked = self.millpond(question, place.path(), &logs_dir, &week, &mut sized.cold)?;
@@ -318,9 +315,7 @@ impl Play<'_> {
                 asked: vec![asked],
             });
         }
-        if let Some(live) = live {
-            sized.live_lines = self.end_live(live, &logs_dir)?;
-        }
+        sized.live_lines = self.end_live(live, &logs_dir)?;
         self.others(&questions, place.path(), &logs_dir, &week, &mut sized)?;
         Ok((sized, week.corpus))
     }

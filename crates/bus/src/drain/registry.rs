@@ -156,6 +156,7 @@ impl Drain {
             committed_position: committed.position,
             committed_missing: committed.missing,
             durable_position: 0,
+            flush_seen_position: 0,
             lag_bytes_recent: 0,
             dirty: false,
             quarantined: false,

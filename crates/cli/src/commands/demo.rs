@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use millpond_bus::{Bus, Guarantee, Stats};
-use millpond_logfile::{Level, LevelSet, Query, Reader, list_segments, list_services};
+use millpond_logfile::{Level, LevelSet, Query, Reader, SegmentText, list_segments, list_services};
 
 use crate::Run;
 use crate::args::Settings;
@@ -33,6 +33,8 @@ const LOGS: [(&str, &[u8]); 8] = [
 ];
 /// Publisher processes; each speaks for two services.
 const PUBLISHERS: usize = 4;
+/// Sealed text is unpacked in pieces of this size.
+const UNSEAL_BYTES: u64 = 1 << 20;
 const LIVE_INTERVAL: Duration = Duration::from_millis(250);
 /// A line that is in the logs a few times and no more.
 const NEEDLE: &str = "the needle in this haystack";
@@ -269,14 +271,16 @@ impl Stage<'_> {
             human_count(line_rate),
             human_size(byte_rate)
         )?;
-        let copy = self.logs.with_file_name("dd.out");
-        let started = Instant::now();
-        let copied = copy_with_dd(&self.logs, &copy);
-        let taken = started.elapsed();
+        let (source, copy) = (
+            self.logs.with_file_name("dd.in"),
+            self.logs.with_file_name("dd.out"),
+        );
+        let copied = copy_with_dd(&self.logs, &source, &copy);
         // Only its time was of interest.
+        let _ = std::fs::remove_file(&source);
         let _ = std::fs::remove_file(&copy);
         match copied {
-            Ok(copied) => writeln!(
+            Ok((copied, taken)) => writeln!(
                 out,
                 "dd:       {} lines/s, {}/s, the same bytes from memory to one file",
                 human_count(line_rate * rate(copied, taken) / byte_rate.max(1) as f64),
@@ -336,27 +340,49 @@ fn accounting(out: &mut dyn Write, stats: &Stats) -> Result<bool, Failure> {
     Ok(lost || !balanced)
 }
 
-fn copy_with_dd(logs: &Path, copy: &Path) -> Result<u64, String> {
-    let mut copied = 0;
+/// Copies the text of all segments to one file; how many bytes, and how long `dd` took. `source` is where text is
+/// put for it that is sealed.
+fn copy_with_dd(logs: &Path, source: &Path, copy: &Path) -> Result<(u64, Duration), String> {
+    let (mut copied, mut taken) = (0, Duration::ZERO);
     for service in list_services(logs).map_err(|error| error.to_string())? {
         let dir = logs.join(service);
         for id in list_segments(&dir).map_err(|error| error.to_string())? {
-            let path = id.log_path(&dir);
-            copied += std::fs::metadata(&path)
-                .map_err(|error| error.to_string())?
-                .len();
+            let text = SegmentText::open(&dir, id).map_err(|error| error.to_string())?;
+            copied += text.length_bytes().map_err(|error| error.to_string())?;
+            let path = match text.is_sealed() {
+                true => {
+                    unseal(&text, source).map_err(|error| error.to_string())?;
+                    source
+                }
+                false => text.path(),
+            };
+            let started = Instant::now();
             let status = Command::new("dd")
                 .arg(format!("if={}", path.display()))
                 .arg(format!("of={}", copy.display()))
                 .args(["bs=1M", "oflag=append", "conv=notrunc", "status=none"])
                 .status()
                 .map_err(|error| format!("dd cannot be started: {error}"))?;
+            taken += started.elapsed();
             if !status.success() {
                 return Err(format!("dd ended with {status}"));
             }
         }
     }
-    Ok(copied)
+    Ok((copied, taken))
+}
+
+fn unseal(text: &SegmentText, path: &Path) -> io::Result<()> {
+    let mut out = std::fs::File::create(path)?;
+    let (mut offset, end) = (0, text.length_bytes()?);
+    let mut piece = Vec::new();
+    while offset < end {
+        piece.resize((end - offset).min(UNSEAL_BYTES) as usize, 0);
+        text.read_exact_at(&mut piece, offset)?;
+        out.write_all(&piece)?;
+        offset += piece.len() as u64;
+    }
+    Ok(())
 }
 
 /// One publisher process: the text of its services, over and over, as fast as the bus takes it.
@@ -370,11 +396,16 @@ pub(crate) fn feed(flags: &DemoFeedFlags, settings: &Settings) -> Run {
         let mut publisher = bus.publisher(service)?;
         let topic = publisher.topic(&format!("log:{service}:stdout"))?;
         // Levels are found once: finding them is not what the demo is about.
-        let lines: Vec<(millpond_bus::Level, &[u8])> = text
+        let mut lines: Vec<(millpond_bus::Level, &[u8])> = text
             .split(|&byte| byte == b'\n')
             .map(|line| (level::detect(line), line))
             .filter(|(_, line)| !line.is_empty())
             .collect();
+        // A line that comes again at once would be counted and not written, and the rate told one of nothing done.
+        lines.dedup();
+        if lines.len() > 1 && lines.first() == lines.last() {
+            lines.pop();
+        }
         publishers.push((publisher, topic, lines));
     }
     for number in 0..flags.lines as usize {

@@ -53,7 +53,11 @@ pub(crate) fn run(flags: &ReplayFlags, settings: &Settings) -> Run {
         Scenario::Debate => play!(debate),
         Scenario::SelectiveWake => play!(selective_wake),
         Scenario::NormalDay => play!(normal_day, |options| options.dir = flags.dir.clone()),
-        Scenario::Runaway => play!(runaway, |options| options.dir = flags.dir.clone()),
+        Scenario::Runaway => play!(runaway, |options| {
+            options.dir = flags.dir.clone();
+            // Where this program is not known, the library alone is asked.
+            options.millpond = std::env::current_exe().ok();
+        }),
         Scenario::Rotation => play!(rotation, |options| options.dir = flags.dir.clone()),
         Scenario::Week => play!(week, |options| {
             if let Size::Bytes(sizes) = &flags.size {

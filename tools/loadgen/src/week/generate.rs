@@ -24,6 +24,8 @@ pub(super) const NEEDLES: usize = 5;
 pub(super) const PEERS: u64 = 20;
 /// Time, level, source and number of a line, and what is put behind its message.
 const LINE_OVERHEAD_BYTES: usize = 78;
+/// No service has more lines than this has digits for.
+const SEQUENCE_DIGITS: usize = 20;
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 const SECOND_NS: u64 = 1_000_000_000;
 const MINUTE_NS: u64 = 60 * SECOND_NS;
@@ -163,8 +165,40 @@ struct Service<'a> {
     time_ns: u64,
     step_ns: u64,
     sources: Vec<Source>,
+    peers: Vec<Vec<u8>>,
+    sequence: Sequence,
     message: Vec<u8>,
     written: Written,
+}
+
+/// A number that grows by one, kept as digits: most lines change the last of them and nothing else.
+struct Sequence {
+    digits: [u8; SEQUENCE_DIGITS],
+    from: usize,
+}
+
+impl Sequence {
+    fn new() -> Self {
+        Sequence {
+            digits: [b'0'; SEQUENCE_DIGITS],
+            from: SEQUENCE_DIGITS - 1,
+        }
+    }
+
+    fn digits(&self) -> &[u8] {
+        &self.digits[self.from..]
+    }
+
+    fn grow(&mut self) {
+        for at in (0..SEQUENCE_DIGITS).rev() {
+            if self.digits[at] < b'9' {
+                self.digits[at] += 1;
+                self.from = self.from.min(at);
+                return;
+            }
+            self.digits[at] = b'0';
+        }
+    }
 }
 
 impl<'a> Service<'a> {
@@ -195,6 +229,10 @@ impl<'a> Service<'a> {
             step_ns: (step_ns / 1000).max(1) * 1000,
             sources: ["app", "pty:out", "worker"].map(Source::new).to_vec(),
             random,
+            peers: (0..PEERS)
+                .map(|peer| format!(" peer=10.0.0.{peer}; seq=").into_bytes())
+                .collect(),
+            sequence: Sequence::new(),
             message: Vec::new(),
             written: Written::default(),
         }
@@ -251,12 +289,14 @@ impl<'a> Service<'a> {
         let peer = (dice >> 3) % PEERS;
         self.message.clear();
         self.message.extend_from_slice(line);
-        // Writing to a Vec cannot fail.
-        let _ = write!(self.message, " peer=10.0.0.{peer}; seq={}", written.lines);
+        self.message.extend_from_slice(&self.peers[peer as usize]);
+        self.message.extend_from_slice(self.sequence.digits());
+        self.sequence.grow();
         let so_far = written.text_bytes + text.len() as u64;
         if self.needle.is_some_and(|needle| needle <= so_far) {
             self.needle = None;
-            let _ = write!(self.message, " {NEEDLE}");
+            self.message.push(b' ');
+            self.message.extend_from_slice(NEEDLE.as_bytes());
         }
         let source = &self.sources[(dice >> 20) as usize % self.sources.len()];
         block.append(text, self.time_ns, level, source, &self.message);
@@ -271,5 +311,19 @@ impl<'a> Service<'a> {
         written.lines += 1;
         written.last_ns = self.time_ns;
         self.time_ns += self.step_ns;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sequence_is_the_number_that_it_has_grown_to() {
+        let mut sequence = Sequence::new();
+        for number in 0..12_345 {
+            assert_eq!(sequence.digits(), number.to_string().as_bytes());
+            sequence.grow();
+        }
     }
 }
