@@ -450,7 +450,7 @@ pub(crate) struct QueryFlags {
     /// How long a bar of the histogram is [default: one of 1s, 1m, 1h .. that makes up to 40 bars]
     #[arg(long, requires = "histogram", value_name = "DURATION", value_parser = parse_duration)]
     pub(crate) bucket: Option<Duration>,
-    /// The very bytes that were logged, without time, level and source
+    /// The very bytes that were logged, without time, level and source; what came again, as often as it came
     #[arg(long, conflicts_with_all = ["json", "count", "histogram"])]
     pub(crate) raw: bool,
 }

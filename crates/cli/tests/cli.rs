@@ -143,8 +143,7 @@ fn every_help_page_has_examples_and_exit_codes_and_fits_80_columns() {
 #[test]
 fn bytes_come_back_as_they_went_in() {
     let mut place = Place::new("bytes");
-    let config = every_line(&place);
-    let ready = place.start(&["--config", &config]);
+    let ready = place.start(&[]);
     assert!(ready.starts_with("millpond ready: bus"), "{ready}");
     assert_eq!(ready.lines().count(), 1);
     let mut every_byte: Vec<u8> = (0..=255).collect();
@@ -173,13 +172,6 @@ fn bytes_come_back_as_they_went_in() {
     place.stop();
 }
 
-/// A configuration under which a line that comes again is written again.
-fn every_line(place: &Place) -> String {
-    let path = place.dir.path().join("every-line.toml");
-    std::fs::write(&path, "[[service]]\nname = \"*\"\nrepeats = false\n").expect("written");
-    path.display().to_string()
-}
-
 #[test]
 fn the_corpus_comes_back_as_it_went_in() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus/loghub");
@@ -188,8 +180,7 @@ fn the_corpus_comes_back_as_it_went_in() {
         return;
     };
     let mut place = Place::new("corpus");
-    let config = every_line(&place);
-    place.start(&["--backend", "pwrite", "--config", &config]);
+    place.start(&["--backend", "pwrite"]);
     for file in files
         .flatten()
         .filter(|file| file.path().extension() == Some("log".as_ref()))
@@ -412,11 +403,10 @@ fn tail_follows_across_a_rotation() {
     place.stop();
 }
 
-/// A rule for `log:*` of our own; lines that come again are written again.
+/// A rule for `log:*` of our own.
 fn rule_file(place: &Place, keys: &str) -> String {
     let path = place.dir.path().join("rules.toml");
-    let rule = format!("[[rule]]\npattern = \"log:*\"\nservice = \"*\"\n{keys}\n");
-    let text = rule + "[[service]]\nname = \"*\"\nrepeats = false\n";
+    let text = format!("[[rule]]\npattern = \"log:*\"\nservice = \"*\"\n{keys}\n");
     std::fs::write(&path, text).expect("room on the disk");
     path.display().to_string()
 }

@@ -601,3 +601,75 @@ fn the_format_for_lnav_takes_our_lines() {
         assert_eq!(name, parsed.level.name());
     }
 }
+
+#[test]
+fn raw_gives_repeats_back_and_says_what_is_missing() {
+    let logs = Logs::new();
+    let dir = logs.service("web");
+    fs::create_dir_all(&dir).expect("a service");
+    let at = |second: u64| format!("2026-11-21T01:00:0{second}.000000000Z");
+    let repeat = |count: u64, second: u64| {
+        let time = at(second);
+        format!("{time} INFO  millpond repeat source=out count={count} first={time} last={time}\n")
+    };
+    let log = [
+        format!("{} INFO  out one\n", at(1)),
+        repeat(2, 2),
+        format!(
+            "{} WARN  millpond gap source=x lane=1 count=5 cause=full:5 first=1 last=5\n",
+            at(3)
+        ),
+        format!("{} WARN  out two\n", at(4)),
+    ];
+    fs::write(SegmentId::from_ns(START_NS).log_path(&dir), log.concat()).expect("room");
+    let raw = |more: &[&str]| {
+        let output = logs.run(&[&["query", "--service", "web", "--raw"], more].concat());
+        assert_eq!(code(&output), 0, "{more:?}: {}", text(&output.stderr));
+        (text(&output.stdout), text(&output.stderr))
+    };
+    let (all, said) = raw(&[]);
+    assert_eq!(all, "one\none\none\ntwo\n");
+    assert!(
+        said.contains("5 records are not in this output: dropped"),
+        "{said}"
+    );
+    assert_eq!(raw(&["--source", "out"]).0, all);
+    assert_eq!(raw(&["--grep", "ne"]).0, "one\none\none\n");
+    assert_eq!(raw(&["--level", "warn"]).0, "two\n");
+    assert_eq!(raw(&["-n", "2"]).0, "one\ntwo\n");
+    assert_eq!(raw(&["--newest-first", "-n", "3"]).0, "two\none\none\n");
+    assert_eq!(raw(&["--utc", "--since", &at(2)]).0, "one\none\ntwo\n");
+    assert!(
+        raw(&["--source", "millpond"])
+            .0
+            .starts_with("repeat source=out count=2")
+    );
+
+    // A cursor may stand between two of them.
+    let (mut cursor, mut read) = ("c1:0".to_owned(), String::new());
+    while read.len() < all.len() {
+        let output = logs.run(&[
+            "query",
+            "--raw",
+            "-n",
+            "1",
+            "--print-cursor",
+            "--cursor",
+            &cursor,
+        ]);
+        assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+        read += &text(&output.stdout);
+        cursor = text(&output.stderr)
+            .lines()
+            .last()
+            .expect("a cursor")
+            .to_owned();
+    }
+    assert_eq!(read, all);
+
+    let json = logs.run(&["query", "--source", "millpond", "--json", "-n", "2"]);
+    let first = text(&json.stdout).lines().next().map(serde_json::from_str);
+    let first: serde_json::Value = first.expect("a line").expect("JSON");
+    let expected = serde_json::json!({"source": "out", "count": 2, "first": at(2), "last": at(2)});
+    assert_eq!(first["repeat"], expected);
+}

@@ -38,6 +38,7 @@ mod seal;
 mod sealed;
 mod time;
 mod told;
+mod unfold;
 
 pub use self::{
     block::{BLOCK_BYTES, BlockWriter},
@@ -65,4 +66,5 @@ pub use self::{
     sealed::SegmentText,
     time::{TIME_BYTES, format_time, parse_time},
     told::Told,
+    unfold::LeftOut,
 };

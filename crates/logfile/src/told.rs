@@ -44,6 +44,9 @@ pub enum Told<'a> {
 }
 
 impl<'a> Told<'a> {
+    /// The source of such lines, and of every other that the daemon writes. No event has it.
+    pub const SOURCE: &'static [u8] = b"millpond";
+
     /// Appends the message to `out`, as a record has it: a line escapes it once more.
     pub fn write(&self, out: &mut Vec<u8>) {
         let (count, first_ns, last_ns) = match *self {

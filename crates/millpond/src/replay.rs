@@ -4,6 +4,11 @@
 //! whoever dies. So there is no seam between the past and the present, and nothing to join: what a
 //! subscription reads is the same files, first far from their end, then at it. It never reads what is not
 //! committed, so an event is seen once, also when the daemon is killed while it writes.
+//!
+//! An event that came again and again stands in the log as one line and a count, which reduction makes of it
+//! unless told otherwise. It is given as often as it was published: of those that the count stands for, the first
+//! and the last at their own times, and those between at the time of the last. The count is written when another
+//! line follows, and every 10 s: so long may an event take that repeats the one before it.
 
 mod names;
 
@@ -139,7 +144,7 @@ impl Replay {
             ReplaySince::Cursor(cursor) => cursor,
         };
         Ok(LogSubscription {
-            follower: Follower::new(&self.logs_dir, cursor.clone()),
+            follower: Follower::new(&self.logs_dir, cursor.clone()).unfold(),
             cursor,
             bus: self.bus,
             names,
@@ -226,7 +231,8 @@ pub struct ReplayCounts {
     pub unknown: u64,
     /// Lines left out because they are not of the format.
     pub damaged: u64,
-    /// Events that are in the log as the count of a `repeat` line, and were not given again.
+    /// Events that came again and are in the log as a count, of which retention removed the first one: they cannot
+    /// be given.
     pub repeated: u64,
 }
 
@@ -592,6 +598,7 @@ impl Batch<'_> {
         if hit.source == OUR_NAME.as_bytes() {
             let mut message = Vec::with_capacity(hit.message.len());
             unescape(hit.message, &mut message);
+            // Unfolded wherever the line that it repeats is there.
             if let Some(Told::Repeat { source, count, .. }) = Told::parse(&message)
                 && matches!(self.names.name(hit.service, source), Named::Wanted(_))
             {

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use millpond_logfile::{
-    CommittedEnd, Cursor, Followed, Follower, LineMatcher, Query, list_services, written_end,
+    CommittedEnd, Cursor, Followed, Follower, LeftOut, LineMatcher, Told, list_services,
+    written_end,
 };
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fd::OwnedFd;
@@ -19,6 +20,7 @@ use rustix::fs::inotify;
 use rustix::io::Errno;
 
 use crate::args::Settings;
+use crate::commands::query::{Asked, warn_of_left_out};
 use crate::outcome::Failure;
 use crate::print::hits::HitPrinter;
 use crate::print::{self};
@@ -34,6 +36,8 @@ pub(crate) struct Printed<'o> {
     pub(crate) lines: u64,
     /// Lines still to print.
     pub(crate) left: Option<u64>,
+    /// Not told yet.
+    pub(crate) left_out: LeftOut,
 }
 
 /// Reads on from a cursor, with the conditions of a query.
@@ -43,22 +47,24 @@ pub(crate) struct Following<'s> {
     wanted: Vec<String>,
     follower: Follower,
     matcher: LineMatcher,
+    /// Records in the place of lines.
+    unfold: bool,
     /// Services that could not be read, told once.
     unreadable: BTreeSet<String>,
 }
 
 impl<'s> Following<'s> {
-    pub(crate) fn new(
-        settings: &'s Settings,
-        wanted: &[String],
-        cursor: Cursor,
-        query: &Query,
-    ) -> Self {
+    pub(crate) fn new(settings: &'s Settings, asked: &Asked, cursor: Cursor) -> Self {
+        let follower = Follower::new(&settings.logs, cursor);
         Following {
             settings,
-            wanted: wanted.to_vec(),
-            follower: Follower::new(&settings.logs, cursor),
-            matcher: query.matcher(),
+            wanted: asked.services.clone(),
+            follower: match asked.unfold {
+                true => follower.unfold(),
+                false => follower,
+            },
+            matcher: asked.query.matcher(),
+            unfold: asked.unfold,
             unreadable: BTreeSet::new(),
         }
     }
@@ -102,9 +108,14 @@ impl<'s> Following<'s> {
             })
         };
         let (color, matcher) = (self.settings.color, &mut self.matcher);
+        let unfold = self.unfold;
         let mut failed = None;
         self.follower.read(&limit, &mut |found| {
             let hit = match found {
+                Followed::Line { hit, .. } if unfold && hit.source == Told::SOURCE => {
+                    printed.left_out.add(hit.message);
+                    return ControlFlow::Continue(());
+                }
                 Followed::Line { hit, .. } if matcher.matches(hit.line) => hit,
                 Followed::Line { .. } => return ControlFlow::Continue(()),
                 Followed::Gone(gone) => {
@@ -120,6 +131,7 @@ impl<'s> Following<'s> {
                 false => ControlFlow::Continue(()),
             }
         })?;
+        warn_of_left_out(&std::mem::take(&mut printed.left_out), self.settings);
         for (service, error) in failures.into_inner() {
             if self.unreadable.insert(service) {
                 print::warning_line(color, &error);

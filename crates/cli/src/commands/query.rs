@@ -1,5 +1,6 @@
 //! `millpond query`: ask the files.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -7,9 +8,10 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use millpond_bus::Rule;
 use millpond_logfile::{
-    Counts, Cursor, Damage, Hit, Level, LevelSet, LogPosition, Order, Query, QueryReport, Reader,
-    check_service_name,
+    Counts, Cursor, Damage, Hit, LeftOut, Level, LevelSet, LogPosition, Order, Query, QueryReport,
+    Reader, check_service_name,
 };
 use serde_json::{Map, Value, json};
 
@@ -46,6 +48,8 @@ pub(crate) fn run(flags: &QueryFlags, settings: &Settings) -> Run {
         follow: flags.follow,
         cursor: flags.cursor.clone(),
         print_cursor: flags.print_cursor,
+        // As they came, but where the daemon's own lines are what is asked for.
+        unfold: flags.raw && !flags.source.iter().any(|source| source == Rule::OWN_SOURCE),
     };
     show(&asked, flags.raw, flags.utc, settings)
 }
@@ -64,6 +68,8 @@ pub(crate) struct Asked {
     /// Only what is behind it.
     pub(crate) cursor: Option<Cursor>,
     pub(crate) print_cursor: bool,
+    /// Records in the place of lines: see `Query::unfold`.
+    pub(crate) unfold: bool,
 }
 
 fn of_services(query: Query, services: &[String]) -> Query {
@@ -87,6 +93,7 @@ pub(crate) fn show(asked: &Asked, raw: bool, utc: bool, settings: &Settings) -> 
         out: &mut out,
         lines: 0,
         left: None,
+        left_out: LeftOut::default(),
     };
     let mut report = QueryReport::default();
     let cursor = match &asked.cursor {
@@ -101,7 +108,10 @@ pub(crate) fn show(asked: &Asked, raw: bool, utc: bool, settings: &Settings) -> 
         }
         None => {
             let known = known_services(asked, &reader)?;
-            let query = of_services(asked.query.clone(), &known);
+            let mut query = of_services(asked.query.clone(), &known);
+            if asked.unfold {
+                query = query.unfold();
+            }
             let is_nothing = known.is_empty() && !asked.services.is_empty();
             // Lines behind this point are printed by following, or by the next query.
             let until = (asked.follow || asked.print_cursor)
@@ -109,11 +119,12 @@ pub(crate) fn show(asked: &Asked, raw: bool, utc: bool, settings: &Settings) -> 
                 .transpose()?;
             if !is_nothing {
                 report = print_known(&reader, query, asked, until.as_ref(), &mut printed)?;
+                warn_of_left_out(&report.left_out, settings);
             }
             until.filter(|_| !is_nothing).unwrap_or_default()
         }
     };
-    let mut following = Following::new(settings, &asked.services, cursor, &asked.query);
+    let mut following = Following::new(settings, asked, cursor);
     let ended = match watch {
         Some(watch) => following.follow(watch, &mut printed),
         None if asked.cursor.is_some() => following.print_new(None, &mut printed),
@@ -308,8 +319,9 @@ fn print_last(
 ) -> Result<QueryReport, Failure> {
     let mut lines: Vec<Vec<u8>> = Vec::new();
     let mut held_bytes = 0;
-    // For the case that they are too many to be held: of each service its first and its last line.
-    let mut bounds: BTreeMap<String, (LogPosition, LogPosition)> = BTreeMap::new();
+    // For the case that they are too many to be held: of each service its first and its last line, and how many
+    // records of the first, which may be one that counts more.
+    let mut bounds: BTreeMap<String, (LogPosition, LogPosition, u64)> = BTreeMap::new();
     let mut since_ns = u64::MAX;
     let mut failed: Option<io::Error> = None;
     let mut left = lines_max;
@@ -321,9 +333,10 @@ fn print_last(
             return ControlFlow::Continue(());
         }
         match bounds.get_mut(hit.service) {
-            Some(bounds) => bounds.0 = hit.position(),
+            Some((first, _, records)) if *first == hit.position() => *records += 1,
+            Some((first, _, records)) => (*first, *records) = (hit.position(), 1),
             None => {
-                let bound = (hit.position(), hit.position());
+                let bound = (hit.position(), hit.position(), 1);
                 bounds.insert(hit.service.to_owned(), bound);
             }
         }
@@ -348,9 +361,18 @@ fn print_last(
         return Err(error.into());
     }
     if held_bytes > LAST_BYTES_MAX {
+        let bounds = RefCell::new(bounds);
         let is_one = |hit: &Hit<'_>| {
-            let bounds = bounds.get(hit.service);
-            bounds.is_some_and(|&(first, last)| (first..=last).contains(&hit.position()))
+            let mut bounds = bounds.borrow_mut();
+            let Some((first, last, records)) = bounds.get_mut(hit.service) else {
+                return false;
+            };
+            if *first == hit.position() {
+                let is_one = *records > 0;
+                *records = records.saturating_sub(1);
+                return is_one;
+            }
+            (*first..=*last).contains(&hit.position())
         };
         let query = query
             .order(Order::Oldest)
@@ -426,6 +448,24 @@ fn counts_json(counts: &Counts) -> Value {
         "levels": by_level(&|level| counts.level(level)),
         "services": services,
     })
+}
+
+/// Says what the lines of the daemon count that are not part of the output.
+pub(crate) fn warn_of_left_out(left_out: &LeftOut, settings: &Settings) {
+    let parts = [
+        (left_out.dropped, "dropped before they came to the log"),
+        (left_out.suppressed, "kept out by a rate limit or a sample"),
+        (
+            left_out.repeated,
+            "repeats of a line that is not there any more",
+        ),
+    ];
+    for (count, what) in parts.into_iter().filter(|(count, _)| *count > 0) {
+        let message = format!(
+            "{count} records are not in this output: {what} (`millpond query --source millpond` shows where)"
+        );
+        print::warning_line(settings.color, &message);
+    }
 }
 
 /// Damage goes to standard error and into the exit code; what could be read has been printed.

@@ -19,6 +19,7 @@ pub(crate) fn run(flags: &TailFlags, settings: &Settings) -> Run {
         follow: flags.follow,
         cursor: None,
         print_cursor: false,
+        unfold: false,
     };
     show(&asked, false, flags.utc, settings)
 }

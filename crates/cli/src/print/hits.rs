@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use anstyle::Style;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use millpond_logfile::{Hit, Level, TIME_BYTES};
-use serde_json::{Map, Value};
+use millpond_logfile::{Hit, Level, TIME_BYTES, Told, format_time};
+use serde_json::{Map, Value, json};
 
 use crate::print::{BOLD, DIM, PLAIN, RED, YELLOW};
 
@@ -129,6 +129,22 @@ fn json_line(buffer: &mut Vec<u8>, hit: &Hit<'_>) -> io::Result<()> {
         object.insert("message_escaped".into(), text(hit.message));
     }
     object.insert("message".into(), text(&message));
+    if hit.source == Told::SOURCE
+        && let Some(Told::Repeat {
+            source,
+            count,
+            first_ns,
+            last_ns,
+        }) = Told::parse(&message)
+    {
+        let repeat = json!({
+            "source": text(source),
+            "count": count,
+            "first": text(&format_time(first_ns)),
+            "last": text(&format_time(last_ns)),
+        });
+        object.insert("repeat".into(), repeat);
+    }
     serde_json::to_writer(&mut *buffer, &object)?;
     buffer.push(b'\n');
     Ok(())

@@ -11,7 +11,7 @@ use crate::name::{SegmentId, check_service_name};
 /// use millpond_logfile::{LogPosition, SegmentId};
 /// let position: LogPosition = "20261121T012953.000000000Z+4096".parse()?;
 /// assert_eq!(position.offset, 4096);
-/// assert!(position > LogPosition { segment_id: position.segment_id, offset: 17 });
+/// assert!(position > LogPosition { offset: 17, ..position });
 /// # Ok::<(), millpond_logfile::CursorError>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,11 +20,17 @@ pub struct LogPosition {
     pub segment_id: SegmentId,
     /// Bytes from its start; the start of a line.
     pub offset: u64,
+    /// Where that is a `repeat` line: so many of the records that it counts are behind us. Else 0.
+    pub records: u64,
 }
 
 impl fmt::Display for LogPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}+{}", self.segment_id, self.offset)
+        write!(f, "{}+{}", self.segment_id, self.offset)?;
+        match self.records {
+            0 => Ok(()),
+            records => write!(f, "+{records}"),
+        }
     }
 }
 
@@ -33,10 +39,12 @@ impl std::str::FromStr for LogPosition {
 
     fn from_str(text: &str) -> Result<Self, CursorError> {
         let parse = || {
-            let (segment, offset) = text.split_once('+')?;
+            let (segment, rest) = text.split_once('+')?;
+            let (offset, records) = rest.split_once('+').unwrap_or((rest, "0"));
             Some(LogPosition {
                 segment_id: segment.parse().ok()?,
                 offset: offset.parse().ok()?,
+                records: records.parse().ok()?,
             })
         };
         parse().ok_or_else(|| CursorError::new(text))
@@ -65,6 +73,7 @@ impl CommittedEnd {
         LogPosition {
             segment_id: SegmentId::from_ns(self.segment_id),
             offset: self.length_bytes,
+            records: 0,
         }
     }
 }

@@ -81,9 +81,9 @@ impl fmt::Display for Gone {
 pub enum Followed<'a> {
     /// A line.
     Line {
-        /// The line and where it stands.
+        /// The line and where it stands; of a record that a `repeat` line counts, where that line stands.
         hit: Hit<'a>,
-        /// Where the next one starts.
+        /// Behind it: where the next one starts, or within a `repeat` line that is unfolded.
         next: LogPosition,
     },
     /// Lines that are there no more.
@@ -140,6 +140,7 @@ pub struct Follower {
     starts: BTreeMap<String, LogPosition>,
     services: BTreeSet<String>,
     tracks: Vec<Track>,
+    unfolds: bool,
 }
 
 impl Follower {
@@ -154,7 +155,22 @@ impl Follower {
             starts: cursor.positions,
             services: BTreeSet::new(),
             tracks: Vec::new(),
+            unfolds: false,
         }
+    }
+
+    /// Gives each record that a `repeat` line counts as a line of its own in its place: the line that repeats, at the
+    /// time of the first, and then of the last of these records. A cursor may stand between two of them.
+    ///
+    /// The `repeat` line itself is given only where the line that it repeats is not there any more. Keeps a copy of
+    /// the last line of each service.
+    #[must_use]
+    pub fn unfold(mut self) -> Self {
+        self.unfolds = true;
+        for track in &mut self.tracks {
+            track.unfolds = true;
+        }
+        self
     }
 
     /// Follows this service too; nothing new for one that is followed already. Its directory need not exist.
@@ -164,7 +180,9 @@ impl Follower {
         }
         let position = self.starts.remove(service);
         let dir = self.logs_dir.join(service);
-        self.tracks.push(Track::new(service, dir, position));
+        let mut track = Track::new(service, dir, position);
+        track.unfolds = self.unfolds;
+        self.tracks.push(track);
     }
 
     /// How far each service has been read: behind the last line that was visited.

@@ -23,6 +23,7 @@ fn at(segment: u64, offset: u64) -> LogPosition {
     LogPosition {
         segment_id: SegmentId::from_ns(segment),
         offset,
+        records: 0,
     }
 }
 

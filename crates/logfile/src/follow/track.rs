@@ -13,6 +13,8 @@ use crate::line::parse_line;
 use crate::name::{SegmentId, list_segments};
 use crate::query::Hit;
 use crate::sealed::SegmentText;
+use crate::told::Told;
+use crate::unfold::{LastLine, Repeat};
 
 /// Text is read in pieces of this size, smaller ones where there are many services.
 pub(super) const CHUNK_BYTES: Range<usize> = 256..64 << 10;
@@ -53,6 +55,11 @@ pub(super) struct Track {
     pub(super) gone: Option<Gone>,
     /// Nothing was read yet.
     is_new: bool,
+    /// `repeat` lines are given as the records that they count.
+    pub(super) unfolds: bool,
+    last_line: LastLine,
+    /// The `repeat` line at `position`, some of whose records may have been given.
+    repeat: Option<Repeat>,
 }
 
 /// A segment as it was when the directory was looked at.
@@ -95,6 +102,9 @@ impl Track {
             seen_at: None,
             successor: None,
             gone: None,
+            unfolds: false,
+            last_line: LastLine::default(),
+            repeat: None,
         }
     }
 
@@ -122,10 +132,14 @@ impl Track {
                     Ok(parsed) if parsed.time_ns >= since_ns => {
                         self.line_bytes = line_bytes;
                         self.time_ns = self.time_ns.max(parsed.time_ns);
+                        self.unfold(line_bytes)?;
                         return Ok(Some(self.time_ns));
                     }
                     outcome => {
                         report.damaged_lines += u64::from(outcome.is_err());
+                        // Earlier than what is wanted, or damaged: what stands in front of a `repeat` line is
+                        // looked for then.
+                        self.last_line.forget();
                         self.skip(line_bytes);
                     }
                 }
@@ -160,16 +174,23 @@ impl Track {
         visit: &mut dyn FnMut(Followed<'_>) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
         if let Some(gone) = self.gone.take() {
+            self.last_line.forget();
             return visit(Followed::Gone(gone));
         }
         let (Some(at), range) = (self.position, self.taken..self.taken + self.line_bytes) else {
             return ControlFlow::Continue(());
         };
-        self.skip(self.line_bytes);
+        let repeated_ns = self.take_repeat();
+        if repeated_ns.is_none() {
+            self.skip(self.line_bytes);
+        }
         let Some(next) = self.position else {
             return ControlFlow::Continue(());
         };
-        let line = &self.buffer[range];
+        let line = match repeated_ns {
+            Some(time_ns) => self.last_line.at(time_ns),
+            None => &self.buffer[range],
+        };
         match parse_line(line) {
             Ok(parsed) => visit(Followed::Line {
                 hit: Hit {
@@ -192,16 +213,56 @@ impl Track {
         }
     }
 
+    /// Looks whether the line that was found is a `repeat` line, and what it repeats.
+    fn unfold(&mut self, line_bytes: usize) -> Result<(), Error> {
+        let (Some(position), true) = (self.position, self.unfolds && self.repeat.is_none()) else {
+            return Ok(());
+        };
+        let line = &self.buffer[self.taken..self.taken + line_bytes];
+        let Ok(parsed) = parse_line(line) else {
+            return Ok(());
+        };
+        if parsed.source != Told::SOURCE {
+            self.last_line.remember(line, position);
+            return Ok(());
+        }
+        // All of its records may have been given, where the cursor was made of another text.
+        if let Some(repeat) = Repeat::read(parsed.level, parsed.source, parsed.message)
+            && position.records < repeat.count
+        {
+            let is_in_front = self.last_line.is_in_front_of(position);
+            let last_line = &mut self.last_line;
+            let is_found = last_line.find(&repeat, is_in_front, &self.dir, position)?;
+            self.repeat = is_found.then_some(repeat);
+        }
+        self.last_line.pass(line_bytes, position);
+        Ok(())
+    }
+
+    /// Takes the next record of a `repeat` line, behind the last one the line. Its time.
+    fn take_repeat(&mut self) -> Option<u64> {
+        let (repeat, position) = (self.repeat.as_ref()?, self.position.as_mut()?);
+        let time_ns = repeat.time_ns(position.records);
+        position.records += 1;
+        if position.records >= repeat.count {
+            self.repeat = None;
+            self.skip(self.line_bytes);
+        }
+        Some(time_ns)
+    }
+
     fn skip(&mut self, bytes: usize) {
         self.taken += bytes;
         self.searched = 0;
         if let Some(position) = &mut self.position {
             position.offset += bytes as u64;
+            position.records = 0;
         }
     }
 
     pub(super) fn move_to(&mut self, position: LogPosition) {
         self.position = Some(position);
+        self.repeat = None;
         self.buffer.clear();
         (self.taken, self.searched) = (0, 0);
         self.seen = self.seen.split_off(&position.segment_id);
@@ -395,6 +456,7 @@ impl Track {
         self.move_to(LogPosition {
             segment_id: next,
             offset: 0,
+            records: 0,
         });
         self.ordinal = Some(ordinal);
         Ok(())
@@ -452,6 +514,7 @@ impl Track {
             to: LogPosition {
                 segment_id: next,
                 offset: 0,
+                records: 0,
             },
             segments_min,
             bytes_min,
@@ -472,17 +535,19 @@ impl Track {
         if let Some(position) = &mut self.position {
             if position.segment_id == limit.segment_id {
                 // A power cut took the end of the log, and the cursor was made before it.
-                position.offset = position.offset.min(limit.offset);
+                *position = limit.min(*position);
             }
         } else {
             let position = match segments.first() {
                 None => LogPosition {
                     segment_id: limit.segment_id,
                     offset: 0,
+                    records: 0,
                 },
                 Some(&first) if since_ns == 0 => LogPosition {
                     segment_id: first,
                     offset: 0,
+                    records: 0,
                 },
                 Some(_) => self.find_time(&segments, since_ns, limit)?,
             };
@@ -542,6 +607,10 @@ impl Track {
             Some(entry) => entry.offset(),
             None => index.covered_bytes(),
         };
-        Ok(LogPosition { segment_id, offset })
+        Ok(LogPosition {
+            segment_id,
+            offset,
+            records: 0,
+        })
     }
 }

@@ -7,6 +7,7 @@
 //!             all streams --> visitor       merge.rs    by time, on as many threads as pay
 //!                                           wide.rs     the same for very many services
 //!             all chunks  --> buckets       histogram.rs
+//!             merged lines --> records      unfolded.rs   what `repeat` lines count
 //! ```
 //!
 //! The index only ever says what need *not* be read; every line that is returned was read and
@@ -21,6 +22,7 @@ mod reader;
 mod scan;
 mod segment;
 mod text;
+mod unfolded;
 mod wide;
 
 use std::path::PathBuf;
@@ -33,6 +35,7 @@ use crate::follow::LogPosition;
 use crate::level::Level;
 use crate::line::{Source, source_mask, unescape};
 use crate::name::SegmentId;
+use crate::unfold::LeftOut;
 
 /// A set of levels.
 ///
@@ -163,6 +166,7 @@ pub struct Query {
     order: Order,
     limit: Option<u64>,
     verify: bool,
+    unfolds: bool,
 }
 
 impl Query {
@@ -237,6 +241,25 @@ impl Query {
         self
     }
 
+    /// Asks for records in the place of lines: a `repeat` line is given as the records that it counts, which are hits
+    /// with the line that repeats (and the position of the `repeat` line). All other lines of the source `millpond` are
+    /// left out, and counted in [`QueryReport::left_out`].
+    ///
+    /// Conditions, order and limit are those of the records. A `repeat` line counts at its own time, with all of its
+    /// records, also where the line that repeats is earlier than what was asked for. Services are merged by the times
+    /// of lines; with [`Order::Newest`], repeats come where the line that repeats does. Where there are `repeat` lines,
+    /// substrings and regexes do without search filters. [`Reader::run`] alone goes by it.
+    #[must_use]
+    pub fn unfold(mut self) -> Self {
+        self.unfolds = true;
+        self
+    }
+
+    fn at_any_time(mut self) -> Self {
+        (self.since_ns, self.until_ns) = (None, None);
+        self
+    }
+
     /// Decides for single lines.
     pub fn matcher(&self) -> LineMatcher {
         LineMatcher {
@@ -307,6 +330,7 @@ impl Hit<'_> {
         LogPosition {
             segment_id: self.segment_id,
             offset: self.offset,
+            records: 0,
         }
     }
 
@@ -331,6 +355,8 @@ pub struct QueryReport {
     pub damage_left_out: u64,
     /// Segments that retention deleted between listing and reading.
     pub deleted: Vec<PathBuf>,
+    /// Of [`Query::unfold`]: what lines that were left out count.
+    pub left_out: LeftOut,
     /// Bytes of text that were searched.
     pub text_bytes_read: u64,
     /// Bytes of closed segments that no index describes: `millpond index rebuild` makes them fast.

@@ -10,6 +10,7 @@ use super::merge::Merge;
 use super::plan::{Plan, SURVEYED_OPEN_MAX, Stream, new_streams, sift_ahead};
 use super::scan::{Keep, Scanner};
 use super::text::{self, SegmentInfo, TextReport};
+use super::unfolded;
 use super::wide::{MERGED_SERVICES_MAX, Wide};
 use super::{Counts, Histogram, Hit, Order, Query, QueryReport, ServiceCounts};
 use crate::error::Error;
@@ -65,7 +66,7 @@ pub struct Ignored {
 /// ```
 #[derive(Debug, Clone)]
 pub struct Reader {
-    logs_dir: PathBuf,
+    pub(super) logs_dir: PathBuf,
     services: Vec<String>,
     ignored: Vec<Ignored>,
 }
@@ -177,6 +178,9 @@ impl Reader {
         query: &Query,
         visit: &mut dyn FnMut(Hit<'_>) -> ControlFlow<()>,
     ) -> Result<QueryReport, Error> {
+        if query.unfolds {
+            return unfolded::run(self, query, visit);
+        }
         let mut services = self.select(query)?;
         if query.order == Order::Newest {
             services.reverse();

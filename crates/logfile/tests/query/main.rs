@@ -7,6 +7,7 @@
 
 mod model;
 mod sealed;
+mod unfolded;
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
