@@ -12,7 +12,7 @@ use millpond_bus::{
     Verdict,
 };
 use millpond_logfile::Level;
-use millpond_sink::{CompletedGroup, Cut, Policy, Sink, SyncPolicy};
+use millpond_sink::{Closed, CompletedGroup, Cut, Policy, Sink, SyncPolicy};
 
 use crate::error::Error;
 use crate::gaps::Gaps;
@@ -54,6 +54,9 @@ pub enum Notice {
     Trouble(String),
     /// The writer writes again.
     TroubleOver,
+    /// Something beside the writing does not succeed and is tried again: a sync, or a segment that cannot be
+    /// compressed.
+    Upkeep(String),
     /// New rules are in force.
     Reloaded(String),
     /// New rules were asked for and are not in force: the old ones are.
@@ -66,6 +69,7 @@ impl std::fmt::Display for Notice {
             Notice::Recovered(text)
             | Notice::Lane(text)
             | Notice::Trouble(text)
+            | Notice::Upkeep(text)
             | Notice::Reloaded(text)
             | Notice::NotReloaded(text) => f.write_str(text),
             Notice::TroubleOver => f.write_str("the log is being written again"),
@@ -239,6 +243,7 @@ impl Builder {
             flush: None,
             next_housekeeping_ns: 0,
             trouble: None,
+            upkeep: [None, None],
             notices: cuts
                 .iter()
                 .map(|cut| Notice::Recovered(describe_cut(cut)))
@@ -343,6 +348,8 @@ pub struct Daemon {
     next_housekeeping_ns: u64,
     logs_dir: PathBuf,
     trouble: Option<String>,
+    /// What fails beside the writing: syncs, seals.
+    upkeep: [Option<String>; 2],
     notices: Vec<Notice>,
     stop: StopHandle,
 }
@@ -483,16 +490,7 @@ impl Daemon {
             return;
         }
         while let Some(group) = self.sink.poll() {
-            self.commit(group);
-        }
-    }
-
-    fn commit(&mut self, group: CompletedGroup) {
-        if let Some(mark) = self.marks.pop_front() {
-            self.drain.commit(mark, &group.services, group.durable);
-        }
-        if group.durable {
-            self.drain.mark_durable();
+            commit(&mut self.drain, &mut self.marks, &group);
         }
     }
 
@@ -639,26 +637,36 @@ impl Daemon {
                 ConsumerNotice::Unreadable { error } => error,
             }));
         }
-        let trouble = self.sink.status().trouble;
-        if trouble != self.trouble {
-            self.notices.push(match &trouble {
+        let status = self.sink.status();
+        let upkeep = [status.sync_error, status.seal_error];
+        if status.trouble == self.trouble && upkeep == self.upkeep {
+            return;
+        }
+        if status.trouble != self.trouble {
+            self.notices.push(match &status.trouble {
                 Some(trouble) => Notice::Trouble(trouble.clone()),
                 None => Notice::TroubleOver,
             });
-            self.trouble = trouble;
-            self.describe();
         }
+        for (new, old) in upkeep.iter().zip(&self.upkeep) {
+            self.notices
+                .extend((new.clone()).filter(|_| new != old).map(Notice::Upkeep));
+        }
+        (self.trouble, self.upkeep) = (status.trouble, upkeep);
+        self.describe();
     }
 
     fn describe(&mut self) {
         let backend = self.sink.backend();
         let backend = format!("{} ({})", backend.name, backend.reason);
         let logs_dir = self.logs_dir.to_string_lossy();
-        self.drain.describe(
-            &backend,
-            &logs_dir,
-            self.trouble.as_deref().unwrap_or_default(),
-        );
+        // The worst first: there is room for so much only.
+        let troubles: Vec<&str> = std::iter::once(&self.trouble)
+            .chain(&self.upkeep)
+            .filter_map(Option::as_deref)
+            .collect();
+        self.drain
+            .describe(&backend, &logs_dir, &troubles.join("; "));
     }
 
     /// Writes what is left, syncs it, and gives the lease back.
@@ -676,22 +684,26 @@ impl Daemon {
         self.commit_new_services();
         self.reducers.hand_over(&mut self.sink);
         self.marks.push_back(self.drain.mark(Scope::Persisted));
-        let trouble = self
-            .sink
-            .status()
-            .trouble
-            .unwrap_or_else(|| "the writer was too slow".into());
-        let Some(last) = self.sink.close(now_ns) else {
-            return Err(Error::NotWritten { trouble });
-        };
-        // The last group covers every group before it: one commit for all of them.
-        let mark = self.marks.drain(..).reduce(Mark::merge);
-        if let Some(mark) = mark {
-            self.drain.commit(mark, &last.services, last.durable);
+        let Closed { groups, trouble } = self.sink.close(now_ns);
+        // Each with its own mark: what was not written is not committed.
+        for group in groups {
+            commit(&mut self.drain, &mut self.marks, &group);
         }
-        self.drain.mark_durable();
+        if let Some(trouble) = trouble {
+            return Err(Error::NotWritten { trouble });
+        }
         self.drain.housekeep();
         Ok(())
+    }
+}
+
+/// Makes a group true that is written, the oldest that is not true yet.
+fn commit(drain: &mut Drain, marks: &mut VecDeque<Mark>, group: &CompletedGroup) {
+    if let Some(mark) = marks.pop_front() {
+        drain.commit(mark, &group.services, group.durable);
+    }
+    if group.durable {
+        drain.mark_durable();
     }
 }
 

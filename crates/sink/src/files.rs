@@ -6,13 +6,11 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Instant;
 
 use millpond_logfile::{CURRENT_LINK, ENTRY_BYTES, HEADER_BYTES, IndexHeader, SegmentId};
 use rustix::fs::FallocateFlags;
 
 use crate::lifecycle::{pages, remove_if_there};
-use crate::policy::SyncPolicy;
 
 /// Space is reserved ahead of the text in steps of a quarter of it, within these bounds: a busy segment seldom asks for
 /// more, and one that is seldom written to does not keep what others could use.
@@ -26,6 +24,13 @@ pub(crate) enum TextFile {
 }
 
 impl TextFile {
+    pub(crate) fn new(file: File, uring: bool) -> Self {
+        match uring {
+            true => TextFile::Uring(tokio_uring::fs::File::from_std(file)),
+            false => TextFile::Plain(file),
+        }
+    }
+
     /// Writes all of `text` at `offset`, and gives the buffer back.
     pub(crate) async fn write(&self, text: Vec<u8>, offset: u64) -> (io::Result<()>, Vec<u8>) {
         match self {
@@ -34,10 +39,13 @@ impl TextFile {
         }
     }
 
-    pub(crate) async fn sync(&self) -> io::Result<()> {
-        match self {
-            TextFile::Uring(file) => file.sync_data().await,
-            TextFile::Plain(file) => file.sync_data(),
+    /// Forces the text to the disk, or with `whole` all there is of the file: of a directory, the names.
+    pub(crate) async fn sync(&self, whole: bool) -> io::Result<()> {
+        match (self, whole) {
+            (TextFile::Uring(file), false) => file.sync_data().await,
+            (TextFile::Uring(file), true) => file.sync_all().await,
+            (TextFile::Plain(file), false) => file.sync_data(),
+            (TextFile::Plain(file), true) => file.sync_all(),
         }
     }
 }
@@ -46,14 +54,12 @@ impl TextFile {
 pub(crate) struct OpenSegment {
     pub(crate) id: SegmentId,
     pub(crate) text: Rc<TextFile>,
-    pub(crate) sync_policy: SyncPolicy,
-    dir: PathBuf,
+    /// It was made, and nobody has noted that yet.
+    pub(crate) is_new: bool,
     log: File,
     index: File,
     index_entries: u64,
     allocated_bytes: u64,
-    /// Since when it has text that may not be on the disk.
-    pub(crate) dirty_since: Option<Instant>,
     last_used: u64,
 }
 
@@ -65,7 +71,7 @@ pub(crate) fn reserve_step(end: u64, most: u64) -> u64 {
 
 impl OpenSegment {
     /// Opens the segment, making it where it is not there. Every step can be repeated.
-    fn open(dir: &Path, id: SegmentId, uring: bool, sync_policy: SyncPolicy) -> io::Result<Self> {
+    fn open(dir: &Path, id: SegmentId, uring: bool) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
         let open = |path: &Path| {
             OpenOptions::new()
@@ -83,21 +89,16 @@ impl OpenSegment {
             index.write_all_at(&header, 0)?;
         }
         point_current_to(dir, id)?;
-        let for_text = log.try_clone()?;
-        let text = match uring {
-            true => TextFile::Uring(tokio_uring::fs::File::from_std(for_text)),
-            false => TextFile::Plain(for_text),
-        };
+        let text = TextFile::new(log.try_clone()?, uring);
+        let length_bytes = log.metadata()?.len();
         Ok(OpenSegment {
             id,
             text: Rc::new(text),
-            sync_policy,
-            dir: dir.to_owned(),
-            allocated_bytes: log.metadata()?.len(),
+            is_new: length_bytes == 0,
+            allocated_bytes: length_bytes,
             log,
             index,
             index_entries: index_bytes.saturating_sub(HEADER_BYTES as u64) / ENTRY_BYTES as u64,
-            dirty_since: None,
             last_used: 0,
         })
     }
@@ -148,16 +149,10 @@ impl OpenSegment {
         Ok(())
     }
 
-    /// The segment is complete: give back what was reserved, and say so in the index.
-    pub(crate) fn finish(&self, length_bytes: u64) -> io::Result<()> {
-        self.log.set_len(length_bytes)?;
+    /// The segment is complete: says so in the index. Once this is on the disk, so should be the text.
+    pub(crate) fn mark_closed(&self) -> io::Result<()> {
         self.index
             .write_all_at(&IndexHeader::new(self.id, true).to_bytes(), 0)
-    }
-
-    /// Makes the names of new files durable too.
-    pub(crate) fn sync_directory(&self) -> io::Result<()> {
-        File::open(&self.dir)?.sync_all()
     }
 }
 
@@ -198,21 +193,16 @@ impl OpenSegments {
     }
 
     /// The open segment `id` of a service.
-    pub(crate) async fn get(
-        &mut self,
-        service: &str,
-        id: SegmentId,
-        sync_policy: SyncPolicy,
-    ) -> io::Result<&mut OpenSegment> {
+    pub(crate) fn get(&mut self, service: &str, id: SegmentId) -> io::Result<&mut OpenSegment> {
         self.uses += 1;
         let known = self
             .by_service
             .get(service)
             .is_some_and(|segment| segment.id == id);
         if !known {
-            self.close_least_used().await?;
+            self.close_least_used();
             let dir = self.logs_dir.join(service);
-            let segment = OpenSegment::open(&dir, id, self.uring, sync_policy)?;
+            let segment = OpenSegment::open(&dir, id, self.uring)?;
             self.by_service.insert(service.to_owned(), segment);
         }
         match self.by_service.get_mut(service) {
@@ -224,30 +214,28 @@ impl OpenSegments {
         }
     }
 
-    async fn close_least_used(&mut self) -> io::Result<()> {
+    /// What of it is not on the disk is known elsewhere, and it is opened again for that.
+    fn close_least_used(&mut self) {
         if self.by_service.len() < self.limit {
-            return Ok(());
+            return;
         }
         let oldest = self
             .by_service
             .iter()
             .min_by_key(|(_, segment)| segment.last_used);
         if let Some(service) = oldest.map(|(service, _)| service.clone()) {
-            // A file that leaves our sight unsynced could never be synced again by us.
-            if self.by_service[&service].dirty_since.is_some() {
-                self.by_service[&service].text.sync().await?;
-            }
             self.by_service.remove(&service);
         }
-        Ok(())
+    }
+
+    /// The text of a segment, if it is open.
+    pub(crate) fn text(&self, service: &str, id: SegmentId) -> Option<Rc<TextFile>> {
+        let segment = self.by_service.get(service)?;
+        (segment.id == id).then(|| Rc::clone(&segment.text))
     }
 
     pub(crate) fn remove(&mut self, service: &str) {
         self.by_service.remove(service);
-    }
-
-    pub(crate) fn dirty(&mut self) -> impl Iterator<Item = &mut OpenSegment> {
-        self.all().filter(|segment| segment.dirty_since.is_some())
     }
 
     pub(crate) fn all(&mut self) -> impl Iterator<Item = &mut OpenSegment> {

@@ -15,8 +15,9 @@
 //! assert!(recovery.is_empty());
 //! let web = sink.service("web", 7)?;
 //! sink.append(web, 7, Level::Info, &Source::new("rpc"), b"listening");
-//! let group = sink.close(8).expect("the last group is written");
-//! assert_eq!(group.services[0].lines, 1);
+//! let closed = sink.close(8);
+//! assert_eq!(closed.trouble, None);
+//! assert_eq!(closed.groups[0].services[0].lines, 1);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
@@ -34,6 +35,7 @@ mod policy;
 mod retention;
 mod sealer;
 mod sink;
+mod unsynced;
 mod writer;
 
 pub use self::{
@@ -41,6 +43,6 @@ pub use self::{
     lock::DirectoryLock,
     open::Cut,
     policy::{BackendChoice, Policy, SealPolicy, ServicePolicy, SyncPolicy},
-    sink::{CompletedGroup, ServiceId, Sink},
+    sink::{Closed, CompletedGroup, ServiceId, Sink},
     writer::{Backend, WriterStatus},
 };

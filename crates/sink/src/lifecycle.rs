@@ -15,7 +15,7 @@
 //! | step | what it does, in this order | a crash within leaves | the next start |
 //! |---|---|---|---|
 //! | begin | make `ID.log`, make `ID.idx`, point `current.log` to it | a segment without text; no or an old link | goes on |
-//! | close | write text and entries, cut reserved space, mark the index, sync | a segment not marked closed | makes its index anew |
+//! | close | write text and entries, cut reserved space, sync, mark the index | a segment not marked closed | makes its index anew |
 //! | seal | write `ID.log.zst.new`, sync, write `ID.filter` by way of `ID.filter.new`, rename to `ID.log.zst`, sync the directory, remove `ID.log` | `*.new` files; both forms of the text | removes `*.new`, seals again |
 //! | remove | remove `ID.log` and `ID.log.zst`, then `ID.filter`, then `ID.idx` | index or filters without text | removes them |
 //!

@@ -102,10 +102,13 @@ impl OpenedDirectory {
         for &id in closed {
             self.add_closed(&dir, policy, &name, id)?;
         }
+        let committed_bytes = commit.map_or(0, |commit| commit.length_bytes);
         let found_bytes = match text_bytes(&dir, open) {
-            Ok(bytes) => bytes,
-            // A sealed text that is damaged is whoever reads it told of; it keeps nobody from writing.
-            Err(_) if !is_plain(&dir, open) => commit.map_or(0, |commit| commit.length_bytes),
+            Ok(bytes) if is_plain(&dir, open) => bytes,
+            // A sealed text that is damaged, or of which some is missing, stays as it is: whoever reads it is told,
+            // and it keeps nobody from writing.
+            Ok(bytes) => bytes.max(committed_bytes),
+            Err(_) if !is_plain(&dir, open) => committed_bytes,
             Err(error) => return Err(error),
         };
         // A segment that is sealed has been closed. What a crash has left of a seal counts as nothing.

@@ -2,16 +2,19 @@
 //!
 //! First each service pays for itself: what is over its own bytes, count or age goes, oldest first. What is over the
 //! cap of all, or needed to keep the file system's floor free, comes from the oldest closed segments of all, whoever
-//! has them: a service that is over its quota has paid before. Open segments never go, nor does one that is being
-//! sealed. One that a reader holds stays at most as long as the policy says.
+//! has them: a service that is over its quota has paid before. Open segments never go. One that is being
+//! sealed is given up first. One that a reader holds stays at most as long as the policy says.
 
 use std::path::Path;
 use std::time::Instant;
 
 use millpond_logfile::SegmentId;
 
-use crate::lifecycle::{Catalog, ServiceSegments, State, is_held, remove_files};
+use crate::lifecycle::{
+    Catalog, Segment, ServiceSegments, State, disk_bytes, is_held, remove_files,
+};
 use crate::policy::Policy;
+use crate::unsynced::Key;
 
 /// Now, on both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +36,8 @@ pub(crate) struct Wanted {
 /// What a trim did.
 #[derive(Debug, Default)]
 pub(crate) struct Trimmed {
-    pub(crate) segments: u64,
+    /// What is gone.
+    pub(crate) segments: Vec<Key>,
     pub(crate) bytes: u64,
     /// A segment that should have gone and could not.
     pub(crate) failures: u64,
@@ -49,6 +53,7 @@ impl Catalog {
         policy: &Policy,
         wanted: Wanted,
         now: Now,
+        stop_sealing: &mut dyn FnMut(),
     ) -> Trimmed {
         let mut trimmed = Trimmed::default();
         loop {
@@ -65,6 +70,12 @@ impl Catalog {
                 trimmed.enough = !is_over && trimmed.bytes >= wanted.free_bytes;
                 return trimmed;
             };
+            let is_sealing = (self.get(&service, id))
+                .is_some_and(|segment| matches!(segment.state, State::Sealing { .. }));
+            if is_sealing {
+                stop_sealing();
+                self.end_sealing(logs_dir, policy, &service, id);
+            }
             self.try_to_remove(logs_dir, policy, &service, id, now.at, &mut trimmed);
         }
     }
@@ -86,6 +97,18 @@ impl Catalog {
             .iter()
             .filter_map(|(service, of_service)| Some((of_service.oldest_closed(now)?, service)));
         oldest.min().map(|(id, service)| (service.clone(), id))
+    }
+
+    /// The sealer has stopped, wherever it was: the segment is what its files are.
+    fn end_sealing(&mut self, logs_dir: &Path, policy: &Policy, service: &str, id: SegmentId) {
+        if let Some(segment) = self.forget(service, id) {
+            let ended = Segment {
+                state: State::Closed,
+                disk_bytes: disk_bytes(&logs_dir.join(service), id),
+                ..segment
+            };
+            self.set(policy, service, id, ended);
+        }
     }
 
     fn try_to_remove(
@@ -115,18 +138,20 @@ impl Catalog {
             return;
         }
         if let Some(segment) = self.forget(service, id) {
-            trimmed.segments += 1;
+            trimmed.segments.push((service.to_owned(), id));
             trimmed.bytes += segment.disk_bytes;
         }
     }
 }
 
 impl ServiceSegments {
-    /// Its oldest segment that may go.
+    /// Its oldest segment that may go. One that is being sealed may: were it passed over, what is kept would have a
+    /// hole behind it.
     fn oldest_closed(&self, now: Instant) -> Option<SegmentId> {
-        let closed = self.segments.iter().find(|(_, segment)| {
-            matches!(segment.state, State::Closed | State::Sealed) && segment.is_ready(now)
-        });
+        let closed = self
+            .segments
+            .iter()
+            .find(|(_, segment)| segment.state != State::Open && segment.is_ready(now));
         closed.map(|(&id, _)| id)
     }
 

@@ -36,6 +36,10 @@ pub(crate) struct Sealer {
     give_up: Arc<AtomicBool>,
     /// It has a job whose report has not been seen.
     busy: bool,
+    /// One message for each job that is over, sent before its report.
+    ended: mpsc::Receiver<()>,
+    /// That of the present job has been taken.
+    has_ended: bool,
 }
 
 impl Sealer {
@@ -46,10 +50,17 @@ impl Sealer {
         report: impl Fn(SealReport) + Send + 'static,
     ) -> Result<Self, Error> {
         let (jobs, receiver) = mpsc::channel();
+        let (end, ended) = mpsc::channel();
         let give_up = Arc::new(AtomicBool::new(false));
         let body = {
             let (logs_dir, give_up) = (logs_dir.to_owned(), Arc::clone(&give_up));
-            move || run(&logs_dir, level, &receiver, &give_up, &report)
+            move || {
+                run(&logs_dir, level, &receiver, &give_up, &|done| {
+                    // Nobody listens any more when we are to end.
+                    let _ = end.send(());
+                    report(done);
+                })
+            }
         };
         let thread = std::thread::Builder::new()
             .name("millpond-sealer".to_owned())
@@ -60,6 +71,8 @@ impl Sealer {
             thread: Some(thread),
             give_up,
             busy: false,
+            ended,
+            has_ended: false,
         })
     }
 
@@ -74,11 +87,26 @@ impl Sealer {
         let sent =
             (self.jobs.as_ref()).is_some_and(|jobs| jobs.send(SealJob { service, id }).is_ok());
         self.busy = sent;
+        self.has_ended = !sent;
     }
 
     /// Its report has come.
     pub(crate) fn done(&mut self) {
+        self.wait();
         self.busy = false;
+    }
+
+    /// Ends what it is doing, and waits for that: at most one block, or one sync. Its report is still to come.
+    pub(crate) fn stop(&mut self) {
+        self.give_up();
+        self.wait();
+    }
+
+    fn wait(&mut self) {
+        if self.busy && !std::mem::replace(&mut self.has_ended, true) {
+            // It fails when the thread has panicked, and that is an end too.
+            let _ = self.ended.recv();
+        }
     }
 
     /// What it is sealing is put off.

@@ -3,7 +3,6 @@
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::mpsc;
-use std::time::Duration;
 
 use millpond_bus::{ServiceCommit, Untold};
 use millpond_logfile::{BlockWriter, Level, SegmentId, Source, check_service_name};
@@ -11,7 +10,7 @@ use millpond_logfile::{BlockWriter, Level, SegmentId, Source, check_service_name
 use crate::error::{Error, ErrorKind};
 use crate::open::{Cut, OpenedDirectory};
 use crate::policy::{Policy, ServiceLimits};
-use crate::writer::{Backend, Group, Reply, Write, Writer, WriterStatus};
+use crate::writer::{Backend, CLOSE_PATIENCE, Group, Reply, Write, Writer, WriterStatus};
 
 /// Most services of one directory: what the commit point has room for.
 const SERVICES_MAX: usize = 1024;
@@ -45,6 +44,24 @@ pub struct CompletedGroup {
     pub services: Vec<ServiceCommit>,
     /// Whether it, and everything before it, is on the disk.
     pub durable: bool,
+}
+
+/// How the end of a sink went.
+///
+/// ```no_run
+/// # fn show(sink: millpond_sink::Sink) {
+/// if let Some(trouble) = sink.close(8).trouble {
+///     eprintln!("what was not written counts as never appended: {trouble}");
+/// }
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "only these groups are written, and each has to be committed"]
+pub struct Closed {
+    /// The groups that completed meanwhile, oldest first: to be committed as those from [`Sink::poll`].
+    pub groups: Vec<CompletedGroup>,
+    /// Why the rest could not be written; `None` when everything is, on the disk.
+    pub trouble: Option<String>,
 }
 
 /// One service's open segment, as the consumer sees it.
@@ -481,33 +498,29 @@ impl Sink {
         self.writer.status()
     }
 
-    /// Submits what is left, waits until it is on the disk, and ends the writer. Returns the last group.
+    /// Submits what is left, waits until it is on the disk, and ends the writer.
     ///
-    /// Groups that complete meanwhile are merged into it. `None` where the writer could not write them in
-    /// time (it is given 5 s beyond its last success): they count as not written.
-    pub fn close(mut self, now_ns: u64) -> Option<CompletedGroup> {
-        let mut merged = CompletedGroup {
-            group: 0,
-            services: Vec::new(),
-            durable: true,
-        };
+    /// Blocks; a writer that cannot write is given about 10 s beyond its last success.
+    pub fn close(mut self, now_ns: u64) -> Closed {
         let last = self.submit(now_ns, true);
-        while merged.group < last {
-            match self.replies.recv_timeout(Duration::from_secs(5)) {
-                Ok(reply) => {
-                    let group = self.complete(reply);
-                    merged.group = group.group;
-                    merged.durable = group.durable;
-                    for service in group.services {
-                        merged.services.retain(|known| known.name != service.name);
-                        merged.services.push(service);
-                    }
-                }
-                Err(_) if merged.group == 0 => return None,
-                Err(_) => break,
+        let mut groups = Vec::with_capacity(self.submitted.len());
+        while self.seen < last
+            && let Ok(reply) = self.replies.recv_timeout(CLOSE_PATIENCE)
+        {
+            groups.push(self.complete(reply));
+        }
+        if self.seen < last {
+            // What it still manages counts too.
+            self.writer.end();
+            while let Ok(reply) = self.replies.try_recv() {
+                groups.push(self.complete(reply));
             }
         }
-        Some(merged)
+        let trouble = (self.seen < last).then(|| {
+            let known = self.writer.status().trouble;
+            known.unwrap_or_else(|| "the writer was too slow".to_owned())
+        });
+        Closed { groups, trouble }
     }
 }
 

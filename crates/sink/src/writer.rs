@@ -3,6 +3,7 @@
 //!
 //! The steps of a segment's life, and what a crash in each of them leaves, are in `lifecycle`.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,11 +22,12 @@ use crate::lifecycle::{Catalog, Segment, State, disk_bytes, is_held, pages, seal
 use crate::policy::{BackendChoice, Policy, SealPolicy, SyncPolicy};
 use crate::retention::{Now, Trimmed, Wanted};
 use crate::sealer::{SealReport, Sealer};
+use crate::unsynced::{Batch, Key, Outcome, UnsyncedSegments};
 
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 /// How long a closing sink lets the writer try again.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// Age and free space are looked at this often, and with each rotation.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Whether something can be sealed now is looked at this often, while something waits for it.
@@ -73,8 +75,12 @@ pub struct WriterStatus {
     pub saved_bytes: u64,
     /// Seals that failed; each is tried again later.
     pub seal_failures: u64,
-    /// Why the last of them did.
+    /// A segment that cannot be sealed, why, and how many more there are; `None` while there is none.
     pub seal_error: Option<String>,
+    /// Segments with text that may not be on the disk yet.
+    pub unsynced_segments: u64,
+    /// Why the last sync beside the writes failed; `None` after one that did not.
+    pub sync_error: Option<String>,
 }
 
 /// Everything to be written for one service.
@@ -107,6 +113,8 @@ pub(crate) struct Group {
 enum Job {
     Group(Group),
     Sealed(SealReport),
+    /// A sync that runs beside the writes is done.
+    Synced,
 }
 
 /// A group that is written; its buffers for reuse.
@@ -169,6 +177,7 @@ impl Writer {
         let seed = Seed {
             logs_dir: logs_dir.to_owned(),
             policy: policy.clone(),
+            bell: jobs.downgrade(),
             shared: Arc::clone(&shared),
             sealer,
             catalog,
@@ -220,8 +229,9 @@ impl Writer {
     }
 }
 
-impl Drop for Writer {
-    fn drop(&mut self) {
+impl Writer {
+    /// Lets the thread finish what it has, for a while, and waits for it.
+    pub(crate) fn end(&mut self) {
         *lock(&self.shared.give_up) = Some(Instant::now() + CLOSE_PATIENCE);
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
@@ -231,11 +241,19 @@ impl Drop for Writer {
     }
 }
 
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 /// What the thread is made from.
 struct Seed {
     logs_dir: PathBuf,
     policy: Policy,
     shared: Arc<Shared>,
+    /// Of our own jobs.
+    bell: jobs::WeakUnboundedSender<Job>,
     /// Before the lock: it ends before another may write here.
     sealer: Option<Sealer>,
     catalog: Catalog,
@@ -316,12 +334,29 @@ fn run_thread(
     let uring = matches!(runtime, Runtime::Uring(_));
     let mut writer = WriterLoop {
         segments: OpenSegments::new(&seed.logs_dir, uring),
+        unsynced: found_unsynced(&seed.catalog),
+        flight: None,
+        failing_seals: BTreeMap::new(),
         uring,
         next_check: Instant::now(),
         next_seal_look: Instant::now(),
         seed,
     };
     runtime.block_on(writer.run(jobs, replies, &completed));
+}
+
+/// Whoever wrote here before may have been killed without a sync, and its text must not count as being on the disk
+/// because ours is. What is sealed is synced.
+fn found_unsynced(catalog: &Catalog) -> UnsyncedSegments {
+    let mut unsynced = UnsyncedSegments::default();
+    for (service, of_service) in &catalog.services {
+        for (&id, segment) in &of_service.segments {
+            if segment.state != State::Sealed {
+                unsynced.note(service, id, of_service.limits.sync, true);
+            }
+        }
+    }
+    unsynced
 }
 
 /// An io_uring runtime that has done something, or the reason why there is none.
@@ -354,9 +389,16 @@ fn uring_refused(error: &io::Error) -> String {
     format!("io_uring is not available ({error}): {cause}")
 }
 
+/// A sync that runs beside the writes.
+type Flight = tokio::task::JoinHandle<Outcome>;
+
 struct WriterLoop {
     seed: Seed,
     segments: OpenSegments,
+    unsynced: UnsyncedSegments,
+    flight: Option<Flight>,
+    /// The segments that could not be sealed, and why.
+    failing_seals: BTreeMap<Key, String>,
     uring: bool,
     /// When age and free space are looked at again.
     next_check: Instant,
@@ -366,6 +408,16 @@ struct WriterLoop {
 
 impl WriterLoop {
     async fn run(
+        &mut self,
+        jobs: jobs::UnboundedReceiver<Job>,
+        replies: mpsc::Sender<Reply>,
+        completed: &impl Fn(),
+    ) {
+        self.serve(jobs, replies, completed).await;
+        self.land_flight().await;
+    }
+
+    async fn serve(
         &mut self,
         mut jobs: jobs::UnboundedReceiver<Job>,
         replies: mpsc::Sender<Reply>,
@@ -409,6 +461,7 @@ impl WriterLoop {
             match tokio::time::timeout(left, jobs.recv()).await {
                 Ok(Some(Job::Group(group))) => return Some(group),
                 Ok(Some(Job::Sealed(report))) => self.note_sealed(report),
+                Ok(Some(Job::Synced)) => self.land_flight().await,
                 Ok(None) => return None,
                 Err(_) => {} // something is due
             }
@@ -417,16 +470,12 @@ impl WriterLoop {
 
     /// Returns when to look again.
     async fn do_what_is_due(&mut self) -> Instant {
-        let mut due = match self.interval_sync_due() {
-            Some(at) if at <= Instant::now() => {
-                // A failed sync is tried again with the next group; what failed stays dirty.
-                let interval = |policy| matches!(policy, SyncPolicy::Interval(_));
-                let _ = self.sync_dirty(interval).await;
-                self.interval_sync_due()
-            }
-            due => due,
+        if self.flight.is_none() && (self.unsynced.due()).is_some_and(|at| at <= Instant::now()) {
+            self.start_interval_sync().await;
         }
-        .unwrap_or(self.next_check);
+        // While one is in flight, its end rings.
+        let sync_due = self.unsynced.due().filter(|_| self.flight.is_none());
+        let mut due = sync_due.unwrap_or(self.next_check);
         let now = Instant::now();
         if now >= self.next_check {
             self.check();
@@ -440,17 +489,6 @@ impl WriterLoop {
         }
         // A sync that fails at once must not make us spin.
         due.min(self.next_check).max(now + Duration::from_millis(1))
-    }
-
-    /// When the first text must be on the disk whose service has an interval for that.
-    fn interval_sync_due(&mut self) -> Option<Instant> {
-        self.segments
-            .dirty()
-            .filter_map(|segment| match segment.sync_policy {
-                SyncPolicy::Interval(interval) => segment.dirty_since?.checked_add(interval),
-                SyncPolicy::Never | SyncPolicy::Always => None,
-            })
-            .min()
     }
 
     /// Now, as the groups count it.
@@ -487,14 +525,25 @@ impl WriterLoop {
             logs_dir,
             policy,
             catalog,
+            sealer,
             ..
         } = &mut self.seed;
-        let trimmed = catalog.trim(logs_dir, policy, wanted, now);
+        let mut stop_sealing = || {
+            if let Some(sealer) = sealer {
+                sealer.stop();
+            }
+        };
+        let trimmed = catalog.trim(logs_dir, policy, wanted, now, &mut stop_sealing);
         let mut status = lock(&self.seed.shared.status);
-        status.trimmed_segments += trimmed.segments;
+        status.trimmed_segments += trimmed.segments.len() as u64;
         status.trimmed_bytes += trimmed.bytes;
         // Not being able to remove does not keep us from writing; it is tried again.
         status.failures += trimmed.failures;
+        drop(status);
+        for key in &trimmed.segments {
+            self.unsynced.forget(key);
+            self.note_seal_failure(key, None);
+        }
         trimmed
     }
 
@@ -569,6 +618,7 @@ impl WriterLoop {
         segment.state = State::Closed;
         match outcome {
             Ok(Some(_)) => {
+                self.note_seal_failure(&(service.clone(), id), None);
                 segment.state = State::Sealed;
                 segment.held_since = None;
                 let mut status = lock(&self.seed.shared.status);
@@ -577,16 +627,31 @@ impl WriterLoop {
             }
             Ok(None) => segment.put_off(now),
             Err(error) => {
-                let mut status = lock(&self.seed.shared.status);
-                status.seal_failures += 1;
-                status.seal_error = Some(error.to_string());
+                lock(&self.seed.shared.status).seal_failures += 1;
                 if segment.disk_bytes == 0 {
                     return; // somebody has taken it away
                 }
+                self.note_seal_failure(&(service.clone(), id), Some(error.to_string()));
                 segment.fail(now);
             }
         }
         (self.seed.catalog).set(&self.seed.policy, &service, id, segment);
+    }
+
+    /// A segment cannot be sealed, or that is over.
+    fn note_seal_failure(&mut self, key: &Key, error: Option<String>) {
+        match error {
+            Some(error) => drop(self.failing_seals.insert(key.clone(), error)),
+            None if self.failing_seals.remove(key).is_none() => return,
+            None => {}
+        }
+        // Always of the same one, as long as it is there: it is told once.
+        let first = self.failing_seals.values().next();
+        let shown = first.map(|error| match self.failing_seals.len() - 1 {
+            0 => error.clone(),
+            more => format!("{error} (and {more} more)"),
+        });
+        lock(&self.seed.shared.status).seal_error = shown;
     }
 
     fn give_up_sealing(&self) {
@@ -707,11 +772,16 @@ impl WriterLoop {
                 continue;
             }
             let sync = self.sync_policy(&write.service);
-            match self.segments.get(&write.service, write.segment, sync).await {
-                Ok(_) if write.text.is_empty() => {
-                    started.push((write, Transfer::Done(Ok(()), Vec::new())));
-                }
+            match self.segments.get(&write.service, write.segment) {
                 Ok(segment) => {
+                    if std::mem::take(&mut segment.is_new) {
+                        let (service, id) = (&write.service, write.segment);
+                        self.unsynced.note(service, id, sync, true);
+                    }
+                    if write.text.is_empty() {
+                        started.push((write, Transfer::Done(Ok(()), Vec::new())));
+                        continue;
+                    }
                     segment.allocate(write.offset + write.text.len() as u64, most);
                     let file = Rc::clone(&segment.text);
                     let (text, offset) = (std::mem::take(&mut write.text), write.offset);
@@ -752,13 +822,10 @@ impl WriterLoop {
     ) -> io::Result<()> {
         let length_bytes = write.offset + write.text.len() as u64;
         let sync = self.sync_policy(&write.service);
-        let segment = self
-            .segments
-            .get(&write.service, write.segment, sync)
-            .await?;
-        if !write.text.is_empty() {
-            segment.dirty_since.get_or_insert_with(Instant::now);
+        if write.closes || !write.text.is_empty() {
+            (self.unsynced).note(&write.service, write.segment, sync, false);
         }
+        let segment = self.segments.get(&write.service, write.segment)?;
         if !write.entries.is_empty() {
             let bytes: Vec<u8> = write
                 .entries
@@ -775,12 +842,16 @@ impl WriterLoop {
         let begins = catalog.get(&write.service, write.segment).is_none();
         catalog.set(policy, &write.service, write.segment, open);
         if write.closes {
-            segment.finish(length_bytes)?;
-            if sync != SyncPolicy::Never {
-                segment.text.sync().await?;
-                segment.sync_directory()?;
-            }
+            segment.release_reserve()?;
             let bytes = segment.closed_disk_bytes(length_bytes);
+            if sync != SyncPolicy::Never {
+                // Before it is said to be closed: else a power cut may leave that and not the text.
+                let key = (write.service.clone(), write.segment);
+                self.sync_now(|_, of| *of == key).await?;
+            }
+            let segment = self.segments.get(&write.service, write.segment)?;
+            segment.mark_closed()?;
+            let (policy, catalog) = (&self.seed.policy, &mut self.seed.catalog);
             let mut closed = Segment::new(State::Closed, bytes, now_ns);
             closed.closed_in = group;
             catalog.set(policy, &write.service, write.segment, closed);
@@ -792,22 +863,59 @@ impl WriterLoop {
         Ok(())
     }
 
-    /// Everything written so far to the disk, of the services whose policy is `wanted`.
-    async fn sync_dirty(&mut self, wanted: impl Fn(SyncPolicy) -> bool) -> io::Result<()> {
-        let files: Vec<_> = (self.segments.dirty())
-            .filter(|segment| wanted(segment.sync_policy))
-            .map(|segment| Rc::clone(&segment.text))
-            .collect();
-        for file in files {
-            file.sync().await?;
+    fn take_unsynced(&mut self, wanted: impl Fn(SyncPolicy, &Key) -> bool) -> Batch {
+        let (logs_dir, segments) = (&self.seed.logs_dir, &self.segments);
+        let open_text = |(service, id): &Key| segments.text(service, *id);
+        self.unsynced.take(logs_dir, wanted, open_text)
+    }
+
+    /// What is written and `wanted` to the disk, before anything else is done.
+    async fn sync_now(&mut self, wanted: impl Fn(SyncPolicy, &Key) -> bool) -> io::Result<()> {
+        let outcome = self.take_unsynced(wanted).run(self.uring).await;
+        outcome.settle(&mut self.unsynced)
+    }
+
+    /// The text whose service has an interval to the disk; under io_uring while groups go on being written.
+    async fn start_interval_sync(&mut self) {
+        let batch = self.take_unsynced(|policy, _| matches!(policy, SyncPolicy::Interval(_)));
+        if !self.uring {
+            let outcome = batch.run(false).await;
+            self.note_flight(outcome);
+            return;
         }
-        for segment in self.segments.dirty() {
-            if wanted(segment.sync_policy) {
-                segment.sync_directory()?;
-                segment.dirty_since = None;
+        let bell = self.seed.bell.clone();
+        self.flight = Some(tokio_uring::spawn(async move {
+            let outcome = batch.run(true).await;
+            if let Some(bell) = bell.upgrade() {
+                let _ = bell.send(Job::Synced);
             }
+            outcome
+        }));
+    }
+
+    /// Waits for the sync that runs beside the writes, if there is one.
+    async fn land_flight(&mut self) {
+        let Some(flight) = self.flight.take() else {
+            return;
+        };
+        match flight.await {
+            Ok(outcome) => self.note_flight(outcome),
+            // It has panicked, and what it had is not known any more.
+            Err(_) => self.unsynced = found_unsynced(&self.seed.catalog),
         }
-        Ok(())
+    }
+
+    /// What failed waits again; meanwhile it is told.
+    fn note_flight(&mut self, outcome: Outcome) {
+        let result = outcome.settle(&mut self.unsynced);
+        let mut status = lock(&self.seed.shared.status);
+        status.failures += u64::from(result.is_err());
+        status.sync_error = result.err().map(|error| self.describe_sync(&error));
+        status.unsynced_segments = self.unsynced.len() as u64;
+    }
+
+    fn describe_sync(&self, error: &io::Error) -> String {
+        format!("cannot sync {}: {error}", self.seed.logs_dir.display())
     }
 
     /// What has to be on the disk before a group counts as written: with `all` everything, else what services have whose
@@ -815,14 +923,23 @@ impl WriterLoop {
     async fn sync_group(&mut self, all: bool) -> Option<bool> {
         let always = |policy| policy == SyncPolicy::Always;
         let mut backoff = RETRY_MIN;
-        while let Err(error) = self.sync_dirty(|policy| all || always(policy)).await {
-            let trouble = format!("cannot sync {}: {error}", self.seed.logs_dir.display());
+        loop {
+            if all {
+                // The kernel tells a failure once: it is seen there, or here.
+                self.land_flight().await;
+            }
+            let Err(error) = self.sync_now(|policy, _| all || always(policy)).await else {
+                break;
+            };
+            let trouble = self.describe_sync(&error);
             if !self.pause(trouble, &mut backoff).await {
                 return None;
             }
         }
+        let left = self.unsynced.len() + self.flight.iter().len();
+        lock(&self.seed.shared.status).unsynced_segments = left as u64;
         let wants_it = all || always(self.seed.policy.sync);
-        Some(wants_it && self.segments.dirty().next().is_none())
+        Some(wants_it && left == 0)
     }
 }
 

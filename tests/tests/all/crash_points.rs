@@ -177,3 +177,51 @@ impl Place2 {
         }
     }
 }
+
+#[test]
+fn close_that_cannot_write_its_last_group_keeps_it_for_the_next_daemon() {
+    let place = Place::new("close in trouble", "block");
+    let logs = place.logs();
+    std::fs::create_dir_all(&logs).expect("logs");
+    // Where the directories of these services should be: they cannot be written.
+    let (first, last) = (logs.join("first"), logs.join("last"));
+    std::fs::write(&first, b"in the way").expect("a file");
+    std::fs::write(&last, b"in the way").expect("a file");
+    let mut publisher = place.bus.publisher("p").expect("publisher");
+    let topic = publisher.topic("log:first:p").expect("topic");
+    let last_topic = publisher.topic("log:last:p").expect("topic");
+    let at_once = Policy {
+        flush_delay: std::time::Duration::ZERO,
+        ..policy()
+    };
+    let mut daemon = open(&place, &at_once);
+    // As many groups as the writer takes are with it, and one more is filled.
+    for sequence in 0..2 {
+        publish(&mut publisher, topic, "p", sequence..sequence + 1);
+        daemon.step();
+    }
+    publish(&mut publisher, last_topic, "p", 2..3);
+    daemon.step();
+    let closed = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // The last thing that a closing daemon does before it hands over the last group.
+            wait_until(|| {
+                let services = place.bus.stats().services;
+                services.iter().any(|service| service.name == "last")
+            });
+            std::fs::remove_file(&first).expect("removed");
+        });
+        daemon.close()
+    });
+    let error = closed.expect_err("the last group cannot be written");
+    assert!(error.to_string().contains("last"), "{error}");
+    let written = place.bus.stats().sources[0].written;
+    assert_eq!(written, 2, "what was written counts, and no more");
+    std::fs::remove_file(&last).expect("removed");
+    let mut daemon = open(&place, &at_once);
+    step_to_rest(&place, &mut daemon);
+    daemon.close().expect("closed");
+    let found = Found::read(&logs);
+    found.assert_orderly();
+    assert_eq!(found.sequences["p"].0, [(0, 2)], "each once");
+}

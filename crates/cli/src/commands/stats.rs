@@ -443,7 +443,7 @@ fn print_problems(out: &mut dyn Write, stats: &Stats) -> Result<(), Failure> {
         .as_ref()
         .map_or("", |consumer| &consumer.trouble);
     if !trouble.is_empty() {
-        writeln!(out, "{RED}not writing{RED:#}: {trouble}")?;
+        writeln!(out, "{RED}trouble{RED:#}: {trouble}")?;
     }
     for lane in stats.lanes.iter().filter(|lane| lane.quarantined) {
         writeln!(

@@ -20,8 +20,7 @@ fn full_disk_takes_the_oldest_and_loses_nothing_that_is_new() {
         let status = sink.status();
         assert!(first > 0 && status.trimmed_segments > 0, "{status:?}");
         assert_eq!(status.trouble, None, "it never had to wait");
-        let last = sink.close(place.now_ns).expect("closed");
-        place.commit(last.services);
+        place.close(sink);
         place.assert_suffix("web");
         fs::remove_dir_all(&logs).expect("removed");
     }

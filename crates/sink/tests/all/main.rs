@@ -7,3 +7,4 @@ mod properties;
 mod retention;
 mod seal;
 mod support;
+mod sync;

@@ -69,8 +69,7 @@ fn plays(acts: &[Act], policy: &Policy) -> Result<(), TestCaseError> {
                 sink = restart(&mut place, policy);
             }
             Act::Close => {
-                let last = sink.close(place.now_ns).expect("closed");
-                place.commit(last.services);
+                place.close(sink);
                 sink = restart(&mut place, policy);
             }
             Act::Wait { ms } => std::thread::sleep(std::time::Duration::from_millis(*ms)),
@@ -80,8 +79,7 @@ fn plays(acts: &[Act], policy: &Policy) -> Result<(), TestCaseError> {
             prop_assert!(bytes <= cap, "{} > {} after {:?}", bytes, cap, act);
         }
     }
-    let last = sink.close(place.now_ns).expect("closed");
-    place.commit(last.services);
+    place.close(sink);
     for service in ["s0", "s1", "s2"] {
         let first = place.assert_suffix(service);
         prop_assert!(first == 0 || policy.total_bytes_limit.is_some());

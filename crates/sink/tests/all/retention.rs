@@ -87,8 +87,7 @@ fn lines_that_are_too_old_go() {
         "{first}: the first 600 lines are too old, no others"
     );
     sink.rotate(); // an open segment never goes
-    let last = sink.close(place.now_ns).expect("closed");
-    place.commit(last.services);
+    place.close(sink);
     place.now_ns += 3_601_000_000_000;
     let sink = place.open(&policy);
     wait_until("all closed ones gone", || {
@@ -210,8 +209,7 @@ fn total_never_passes_its_cap(policy: Policy) {
     place.settle(&mut sink, 0);
     let written: u64 = place.committed.values().map(|commit| commit.bytes).sum();
     assert!(written > 3 * cap, "{written} bytes are no test");
-    let last = sink.close(place.now_ns).expect("closed");
-    place.commit(last.services);
+    place.close(sink);
     let most = watch.most_bytes();
     assert!(most <= cap, "{most} > {cap}");
     assert!(most > cap / 2, "{most} of {cap} is little");

@@ -26,7 +26,7 @@ fn closed_segments_are_sealed_and_nothing_is_lost() {
     place.assert_complete("web");
     let current = place.service_dir("web").join("current.log");
     assert!(fs::metadata(current).is_ok(), "current.log leads to text");
-    sink.close(place.now_ns).expect("closed");
+    place.close(sink);
     place.assert_complete("web");
 }
 
@@ -66,8 +66,7 @@ fn what_was_closed_without_sealing_is_sealed_at_the_next_start() {
     for _ in 0..4 {
         place.write(&mut sink, "web", 600);
     }
-    let last = sink.close(place.now_ns).expect("closed");
-    place.commit(last.services);
+    place.close(sink);
     assert!(place.sealed("web").is_empty());
     let sink = place.open(&sealing());
     place.wait_until_sealed("web");
@@ -93,7 +92,37 @@ fn seal_that_fails_is_counted_and_tried_again() {
     assert_eq!(sink.status().trouble, None, "writing goes on");
     fs::remove_dir(&in_the_way).expect("removed");
     place.wait_until_sealed("web");
+    wait_until("no reason any more", || sink.status().seal_error.is_none());
     place.assert_complete("web");
+}
+
+/// As a power cut leaves it: the index is on the disk, and not all of the text.
+#[test]
+fn segment_whose_text_ends_before_its_index_is_told_once_and_stays() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut place = Place::new(dir.path());
+    let mut sink = place.open(&policy());
+    place.write(&mut sink, "web", 700);
+    place.write(&mut sink, "web", 700);
+    place.write(&mut sink, "web", 10);
+    place.close(sink);
+    let (service_dir, id) = (place.service_dir("web"), place.segments("web")[0]);
+    let log = File::options().write(true).open(id.log_path(&service_dir));
+    log.and_then(|log| log.set_len(100)).expect("cut");
+    let mut sink = place.open(&sealing());
+    place.write(&mut sink, "web", 10);
+    wait_until("a second try", || sink.status().seal_failures > 1);
+    let error = sink.status().seal_error.expect("a reason");
+    assert!(error.contains("text of it is missing"), "{error}");
+    wait_until("the other one sealed", || place.sealed("web").len() == 1);
+    // Tried again after one second, two, four: not in between.
+    assert!(sink.status().seal_failures < 10);
+    assert_eq!(
+        sink.status().seal_error.as_ref(),
+        Some(&error),
+        "it is told once"
+    );
+    assert!(id.log_path(&service_dir).exists());
 }
 
 #[test]
@@ -137,8 +166,7 @@ fn sink_that_closes_does_not_wait_for_a_seal() {
     wait_until("a seal in progress", || {
         new.exists() || !place.sealed("web").is_empty()
     });
-    let last = sink.close(place.now_ns).expect("closed");
-    place.commit(last.services);
+    place.close(sink);
     // Whether it was given up or done, there is one whole form of the text.
     assert!(!new.exists());
     place.assert_complete("web");
