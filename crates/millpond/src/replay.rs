@@ -8,7 +8,8 @@
 //! An event that came again and again stands in the log as one line and a count, which reduction makes of it
 //! unless told otherwise. It is given as often as it was published: of those that the count stands for, the first
 //! and the last at their own times, and those between at the time of the last. The count is written when another
-//! line follows, and every 10 s: so long may an event take that repeats the one before it.
+//! line follows, and while none does after 0.1 s, 0.2 s and so on, at last every 10 s: so long may an event take
+//! that repeats the one before it.
 
 mod names;
 

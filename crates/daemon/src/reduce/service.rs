@@ -6,8 +6,10 @@ use millpond_logfile::{Level, Source, Told};
 use super::bucket::Bucket;
 use super::settings::Reduction;
 
-/// A run that goes on is told this often.
-const REPEATS_NS: u64 = 10_000_000_000;
+/// A run that goes on is told after the first of these, then after twice that, up to the second: whoever waits for
+/// an event that repeats the one before it has it soon, and a long run makes few lines.
+const REPEATS_NS_MIN: u64 = 100_000_000;
+const REPEATS_NS_MAX: u64 = 10_000_000_000;
 /// While lines are over a rate limit, it is told this often.
 const OVER_LIMIT_NS: u64 = 1_000_000_000;
 /// While lines are sampled, it is told this often.
@@ -93,6 +95,8 @@ pub(crate) struct ServiceState {
     settings: Reduction,
     last: Last,
     repeats: Tally,
+    /// How long the run that goes on is counted before that is told.
+    repeats_wait_ns: u64,
     suppressed: Tally,
     suppressed_due_ns: u64,
     bucket: Option<Bucket>,
@@ -121,6 +125,7 @@ impl ServiceState {
                 message: Vec::new(),
             },
             repeats: Tally::default(),
+            repeats_wait_ns: REPEATS_NS_MIN,
             suppressed: Tally::default(),
             suppressed_due_ns: 0,
             bucket: None,
@@ -258,6 +263,7 @@ impl ServiceState {
         self.end_run(own, lines);
         if self.settings.repeats {
             self.last.remember(&entry);
+            self.repeats_wait_ns = REPEATS_NS_MIN;
         }
         lines.append(entry.time_ns, entry.level, entry.source, entry.message);
         Verdict::Keep
@@ -345,13 +351,14 @@ impl ServiceState {
     }
 
     fn repeats_due_ns(&self) -> u64 {
-        self.repeats.first_ns.saturating_add(REPEATS_NS)
+        self.repeats.first_ns.saturating_add(self.repeats_wait_ns)
     }
 
     /// Tells what is due; with `u64::MAX`, all.
     pub(crate) fn tell_due(&mut self, now_ns: u64, own: &Source, lines: &mut impl Lines) {
         if self.repeats.count > 0 && self.repeats_due_ns() <= now_ns {
             self.tell_repeats(own, lines);
+            self.repeats_wait_ns = REPEATS_NS_MAX.min(self.repeats_wait_ns * 2);
         }
         if self.suppressed.count > 0 && self.suppressed_due_ns <= now_ns {
             self.tell_suppressed(own, lines);
