@@ -41,8 +41,8 @@ const HASH_FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
 /// A group is full with this many blocks, or this much text.
 const GROUP_BLOCKS_MAX: u64 = 1024;
 const GROUP_TEXT_BYTES: u64 = 128 << 20;
-/// Bits of a block's filter per 16 bytes of text in an average block of its group: 3.9 %.
-const ROWS_PER_16_BYTES: u64 = 5;
+/// Bits of a block's filter per 16 bytes of text in an average block of its group: 5.5 %.
+const ROWS_PER_16_BYTES: u64 = 7;
 const ROWS_MIN: u64 = 64;
 const ROWS_MAX: u64 = 1 << 20;
 /// Text per bit of a group's map: 1.6 %.
