@@ -22,8 +22,6 @@ pub(super) const NEEDLE: &str = "needle=7f3a9c51e0";
 pub(super) const NEEDLES: usize = 5;
 /// One line in so many comes from the peer that is asked for.
 pub(super) const PEERS: u64 = 20;
-/// Time, level, source and number of a line, and what is put behind its message.
-const LINE_OVERHEAD_BYTES: usize = 78;
 /// No service has more lines than this has digits for.
 const SEQUENCE_DIGITS: usize = 20;
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
@@ -57,8 +55,8 @@ struct Written {
     segments: u64,
     levels: [u64; Level::ALL.len()],
     last_ns: u64,
-    error_ns: Option<u64>,
-    peer_ns: Option<u64>,
+    /// When there was an error from the peer that is asked for.
+    asked_for_ns: Option<u64>,
 }
 
 pub(super) fn service_name(number: usize) -> String {
@@ -142,11 +140,10 @@ pub(super) fn generate(
             *sum += count;
         }
         if number == ASKED_SERVICE {
-            let missing = || Error::new("the size is too small: no error of one service in it");
-            let error_ns = written.error_ns.ok_or_else(missing)?;
-            week.error_minute_ns = error_ns / MINUTE_NS * MINUTE_NS;
-            let peer_ns = written.peer_ns.ok_or_else(missing)?;
-            week.peer_minutes_ns = peer_ns / (10 * MINUTE_NS) * (10 * MINUTE_NS);
+            let missing = || Error::new("the size is too small: one service has no second half");
+            let asked_for_ns = written.asked_for_ns.ok_or_else(missing)?;
+            week.error_minute_ns = asked_for_ns / MINUTE_NS * MINUTE_NS;
+            week.peer_minutes_ns = asked_for_ns / (10 * MINUTE_NS) * (10 * MINUTE_NS);
         }
     }
     Ok(week)
@@ -162,8 +159,8 @@ struct Service<'a> {
     wanted: u64,
     /// After so much text, a needle.
     needle: Option<u64>,
-    time_ns: u64,
-    step_ns: u64,
+    start_ns: u64,
+    span_ns: u64,
     sources: Vec<Source>,
     peers: Vec<Vec<u8>>,
     sequence: Sequence,
@@ -211,9 +208,6 @@ impl<'a> Service<'a> {
     ) -> Self {
         let lines = corpus.of(number);
         let mut random = Random::new(options.seed.wrapping_add(number as u64 * 7919));
-        let bytes: usize = lines.iter().map(Vec::len).sum();
-        let line_bytes = (bytes / lines.len() + LINE_OVERHEAD_BYTES) as u64;
-        let step_ns = options.span.as_nanos() as u64 / (wanted / line_bytes).max(1);
         // Services 1 to 5 have a needle each, all at different places.
         let has_needle = (1..=NEEDLES).contains(&number);
         let needle = has_needle.then(|| wanted / 10 + random.below(wanted / 2));
@@ -225,8 +219,8 @@ impl<'a> Service<'a> {
             wanted,
             needle,
             // No two services have a line at the same nanosecond, so that all lines have one order.
-            time_ns: start_ns / 1000 * 1000 + number as u64,
-            step_ns: (step_ns / 1000).max(1) * 1000,
+            start_ns: start_ns / 1000 * 1000 + number as u64,
+            span_ns: options.span.as_nanos() as u64,
             sources: ["app", "pty:out", "worker"].map(Source::new).to_vec(),
             random,
             peers: (0..PEERS)
@@ -243,7 +237,7 @@ impl<'a> Service<'a> {
         fs::create_dir(&dir)?;
         let mut text = Vec::with_capacity(self.segment_bytes as usize + (64 << 10));
         while self.written.text_bytes < self.wanted {
-            let id = SegmentId::from_ns(self.time_ns);
+            let id = SegmentId::from_ns(self.time_at(self.written.text_bytes));
             let mut block = BlockWriter::new();
             text.clear();
             while (text.len() as u64) < self.segment_bytes
@@ -276,41 +270,51 @@ impl<'a> Service<'a> {
         Ok(std::mem::take(&mut self.written))
     }
 
+    /// When a service had written so much. As the text grows, so does the time: whatever the lengths of its lines
+    /// are, all of it is written within the span.
+    fn time_at(&self, text_bytes: u64) -> u64 {
+        let share = u128::from(text_bytes) * u128::from(self.span_ns) / u128::from(self.wanted);
+        self.start_ns + share as u64 / 1000 * 1000
+    }
+
     fn line(&mut self, text: &mut Vec<u8>, block: &mut BlockWriter) {
+        let so_far = self.written.text_bytes + text.len() as u64;
+        let time_ns = self.time_at(so_far);
         let written = &mut self.written;
+        let late = so_far > self.wanted / 2;
         let dice = self.random.below(1 << 32);
+        // What is asked for is there at any size: the first of the later lines is an error, from the peer in question.
+        let is_asked_for = late && written.asked_for_ns.is_none();
         let level = match dice % 100 {
+            _ if is_asked_for => Level::Error,
             0 => Level::Error,
             1..=5 => Level::Warn,
             6..=15 => Level::Debug,
             _ => Level::Info,
         };
         let line = &self.lines[(dice >> 8) as usize % self.lines.len()];
-        let peer = (dice >> 3) % PEERS;
+        let peer = match is_asked_for {
+            true => super::questions::PEER,
+            false => (dice >> 3) % PEERS,
+        };
         self.message.clear();
         self.message.extend_from_slice(line);
         self.message.extend_from_slice(&self.peers[peer as usize]);
         self.message.extend_from_slice(self.sequence.digits());
         self.sequence.grow();
-        let so_far = written.text_bytes + text.len() as u64;
         if self.needle.is_some_and(|needle| needle <= so_far) {
             self.needle = None;
             self.message.push(b' ');
             self.message.extend_from_slice(NEEDLE.as_bytes());
         }
         let source = &self.sources[(dice >> 20) as usize % self.sources.len()];
-        block.append(text, self.time_ns, level, source, &self.message);
-        let late = so_far > self.wanted / 2;
-        if late && level == Level::Error && written.error_ns.is_none() {
-            written.error_ns = Some(self.time_ns);
-        }
-        if late && peer == super::questions::PEER && written.peer_ns.is_none() {
-            written.peer_ns = Some(self.time_ns);
+        block.append(text, time_ns, level, source, &self.message);
+        if is_asked_for {
+            written.asked_for_ns = Some(time_ns);
         }
         written.levels[level as usize] += 1;
         written.lines += 1;
-        written.last_ns = self.time_ns;
-        self.time_ns += self.step_ns;
+        written.last_ns = time_ns;
     }
 }
 
