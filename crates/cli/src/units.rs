@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::civil::{DateTime, Time};
 use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{Timestamp, Zoned};
+use millpond_logfile::format_time;
 
 /// Bytes: `65536`, `64KiB`, `64MiB`, `1GiB`, `64kB`, `64MB`, `1GB`.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
@@ -43,6 +44,16 @@ pub(crate) fn format_size(bytes: u64) -> String {
         }
     }
     bytes.to_string()
+}
+
+/// Real time.
+pub(crate) fn now_ns() -> u64 {
+    u64::try_from(Timestamp::now().as_nanosecond()).unwrap_or_default()
+}
+
+/// A time as it stands in a log: RFC 3339 in UTC, with nanoseconds.
+pub(crate) fn utc(time_ns: u64) -> String {
+    String::from_utf8_lossy(&format_time(time_ns)).into_owned()
 }
 
 /// A size for reading, with three digits: `1.23 GB`.

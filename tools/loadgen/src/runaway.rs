@@ -43,7 +43,7 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(60);
 const END_LIMIT: Duration = Duration::from_secs(120);
 /// As far back as it is asked who it was.
 const HISTORY: Duration = Duration::from_secs(600);
-/// While a run goes on a line tells of it every 10 s; the others are for gaps and for both ends.
+/// While a run goes on lines tell of it, less and less often, at last every 10 s; the others are for gaps and for both ends.
 const FEW_LINES: u64 = 64;
 
 /// How much of it.

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::ops::ControlFlow;
 
 use jiff::tz::TimeZone;
-use millpond_logfile::{QueryReport, Reader, SegmentInfo, format_time};
+use millpond_logfile::{QueryReport, Reader, SegmentInfo};
 use serde_json::{Value, json};
 
 use crate::Run;
@@ -14,6 +14,7 @@ use crate::flags::CatFlags;
 use crate::print::hits::local_time;
 use crate::print::table::Table;
 use crate::print::{data_stdout, stdout};
+use crate::units::utc;
 
 pub(crate) fn run(flags: &CatFlags, settings: &Settings) -> Run {
     let (since_ns, until_ns) =
@@ -115,8 +116,4 @@ fn segment_json(service: &str, info: &SegmentInfo) -> Value {
         "last_time": last.map(utc),
         "last_time_ns": last,
     })
-}
-
-fn utc(time_ns: u64) -> String {
-    String::from_utf8_lossy(&format_time(time_ns)).into_owned()
 }

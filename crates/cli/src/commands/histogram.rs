@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use anstyle::Style;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use millpond_logfile::{Histogram, HistogramBucket, Level, Query, Reader, format_time};
+use millpond_logfile::{Histogram, HistogramBucket, Level, Query, Reader};
 use serde_json::{Map, Value, json};
 
 use crate::Run;
@@ -16,7 +16,7 @@ use crate::outcome::Outcome;
 use crate::print::hits::{level_style, local_time};
 use crate::print::table::Table;
 use crate::print::{self, BOLD, DIM, PLAIN, stdout};
-use crate::units::{format_duration, human_count};
+use crate::units::{format_duration, human_count, utc};
 
 /// As many bars as a screen shows, where nobody says how long one is.
 const BARS_MAX: u64 = 40;
@@ -104,10 +104,6 @@ fn numbers(histogram: &Histogram, zone: &TimeZone) -> Table {
         table.row(row);
     }
     table
-}
-
-fn utc(time_ns: u64) -> String {
-    String::from_utf8_lossy(&format_time(time_ns)).into_owned()
 }
 
 fn to_json(histogram: &Histogram) -> Value {

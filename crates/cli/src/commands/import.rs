@@ -20,7 +20,6 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use jiff::Timestamp;
 use millpond_daemon::{Policy, SyncPolicy};
 use millpond_logfile::{
     Level, SegmentId, SegmentText, Source, check_service_name, list_segments, list_services,
@@ -41,7 +40,7 @@ use crate::outcome::{Failure, Outcome};
 use crate::print;
 use crate::print::hits::CONTINUED;
 use crate::signals;
-use crate::units::human_size;
+use crate::units::{human_size, now_ns, utc};
 
 /// What a shell adds to the number of a signal that ended a command.
 const SIGNALLED: u8 = 128;
@@ -190,13 +189,8 @@ fn create_logs_dir(logs_dir: &Path) -> Result<(), Failure> {
     })
 }
 
-/// ns since 1970 as they stand in a log.
-fn time_text(time_ns: u64) -> String {
-    String::from_utf8_lossy(&millpond_logfile::format_time(time_ns)).into_owned()
-}
-
 fn now_text() -> String {
-    time_text(u64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(0))
+    utc(now_ns())
 }
 
 /// One run of the command.

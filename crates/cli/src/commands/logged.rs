@@ -3,12 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::tz::TimeZone;
 use millpond::replay::{
     LogDropped, LogEvent, LogSubscription, Replay, ReplayError, ReplaySince, Replayed,
 };
 use millpond_bus::{Bus, Event, Pattern, Rule, RuleTable, Since, SubscribeOptions};
-use millpond_logfile::format_time;
 
 use crate::args::Settings;
 use crate::commands::explain::carrying;
@@ -16,7 +15,7 @@ use crate::commands::subscribe::{Selection, Start};
 use crate::outcome::Failure;
 use crate::print;
 use crate::print::hits::local_time;
-use crate::units::format_duration;
+use crate::units::{format_duration, now_ns, utc};
 
 /// Longest text about the consumer's log directory; a longer one was cut.
 const LOGS_DIR_TEXT_BYTES: usize = 512;
@@ -140,18 +139,12 @@ fn how_far_back(bus: &Bus, selection: &Selection) -> Result<String, Failure> {
         true => TimeZone::UTC,
         false => TimeZone::system(),
     };
-    let at = local_time(event.time_ns, &zone)
-        .unwrap_or_else(|| String::from_utf8_lossy(&format_time(event.time_ns)).into_owned());
+    let at = local_time(event.time_ns, &zone).unwrap_or_else(|| utc(event.time_ns));
     let seconds = now_ns().saturating_sub(event.time_ns) / 1_000_000_000;
     let ago = format_duration(Duration::from_secs(seconds.max(1)));
     Ok(format!(
         "the oldest event there is of {at} ({ago} ago), and what a busy publisher has overwritten is missing"
     ))
-}
-
-/// Real time.
-pub(crate) fn now_ns() -> u64 {
-    u64::try_from(Timestamp::now().as_nanosecond()).unwrap_or_default()
 }
 
 /// An event of the log as one that a filter can look at. The log keeps no publisher, lane or number.

@@ -6,7 +6,6 @@ use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use millpond_bus::Rule;
 use millpond_logfile::{
@@ -24,7 +23,7 @@ use crate::outcome::{Failure, Outcome};
 use crate::print::hits::{HitPrinter, HitStyle};
 use crate::print::table::Table;
 use crate::print::{self, data_stdout, stdout};
-use crate::units::parse_time;
+use crate::units::{now_ns, parse_time};
 
 /// The newest lines are found newest first and printed the other way round: up to so many bytes of them are held,
 /// for more the files are read twice.
@@ -246,7 +245,7 @@ pub(crate) fn time_range(
 fn plan(flags: &QueryFlags, settings: &Settings) -> Result<Query, Failure> {
     let (since_ns, until_ns) =
         time_range(flags.since.as_deref(), flags.until.as_deref(), flags.utc)?;
-    let now_ns = u64::try_from(Timestamp::now().as_nanosecond()).unwrap_or_default();
+    let now_ns = now_ns();
     if let (Some(since), Some(since_ns)) = (&flags.since, since_ns)
         && since_ns > now_ns
     {

@@ -143,22 +143,25 @@ impl Text<'_> {
     }
 
     fn print_sources(&mut self, out: &mut dyn Write) -> Result<(), Failure> {
-        let mut table = Table::new(&[
-            "source",
-            "rule",
-            "lanes",
-            "published",
-            "written",
-            "coalesced",
-            "suppressed",
-            "dropped",
-            "in flight",
-            "bytes",
-            "peak lag",
-            "process",
-            "user",
-            "executable",
-        ]);
+        let mut table = Table::new(
+            &[
+                &[
+                    "source",
+                    "rule",
+                    "lanes",
+                    "published",
+                    "written",
+                    "coalesced",
+                    "suppressed",
+                    "dropped",
+                    "in flight",
+                    "bytes",
+                    "peak lag",
+                ][..],
+                &ORIGIN_COLUMNS,
+            ]
+            .concat(),
+        );
         let mut sources: Vec<&SourceStats> = self.stats.sources.iter().collect();
         sources.sort_by_key(|source| Reverse(source.published));
         for source in sources {
@@ -183,23 +186,26 @@ impl Text<'_> {
     }
 
     fn print_lanes(&mut self, out: &mut dyn Write) -> Result<(), Failure> {
-        let mut table = Table::new(&[
-            "lane",
-            "source",
-            "rule",
-            "published",
-            "written",
-            "coalesced",
-            "suppressed",
-            "dropped",
-            "in flight",
-            "bytes",
-            "lag",
-            "peak lag",
-            "process",
-            "user",
-            "executable",
-        ]);
+        let mut table = Table::new(
+            &[
+                &[
+                    "lane",
+                    "source",
+                    "rule",
+                    "published",
+                    "written",
+                    "coalesced",
+                    "suppressed",
+                    "dropped",
+                    "in flight",
+                    "bytes",
+                    "lag",
+                    "peak lag",
+                ][..],
+                &ORIGIN_COLUMNS,
+            ]
+            .concat(),
+        );
         let mut lanes: Vec<_> = self.stats.lanes.iter().collect();
         lanes.sort_by_key(|lane| Reverse(lane.published));
         for lane in lanes {
@@ -242,21 +248,22 @@ impl Text<'_> {
 
     fn print_sources_since(&mut self, out: &mut dyn Write, since: Duration) -> Result<(), Failure> {
         let window = Window::of(self.history, since);
-        let mut header = vec![
-            "source",
-            "rule",
-            "published",
-            "per s",
-            "written",
-            "coalesced",
-            "suppressed",
-            "dropped",
-            "bytes",
-            "peak lag",
-            "process",
-            "user",
-            "executable",
-        ];
+        let mut header = [
+            &[
+                "source",
+                "rule",
+                "published",
+                "per s",
+                "written",
+                "coalesced",
+                "suppressed",
+                "dropped",
+                "bytes",
+                "peak lag",
+            ][..],
+            &ORIGIN_COLUMNS,
+        ]
+        .concat();
         let has_pictures = io::stdout().is_terminal();
         if has_pictures {
             header.insert(4, "published over time");
@@ -344,6 +351,9 @@ fn describe(origin: &Origin, users: &mut Users) -> String {
     }
     text
 }
+
+/// The columns of [`origin_cells`].
+const ORIGIN_COLUMNS: [&str; 3] = ["process", "user", "executable"];
 
 /// Process, user and executable; `?` behind a process that only its own word names.
 fn origin_cells(origin: &Origin, users: &mut Users) -> [String; 3] {

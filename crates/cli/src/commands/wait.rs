@@ -19,7 +19,7 @@ use crate::flags::WaitFlags;
 use crate::outcome::{Failure, Outcome};
 use crate::print::{self, data_stdout};
 use crate::signals;
-use crate::units::format_duration;
+use crate::units::{format_duration, now_ns};
 
 /// Exit code when the time is up, as with timeout(1).
 const TIMED_OUT: u8 = 124;
@@ -155,7 +155,7 @@ impl Waiting<'_> {
         while !self.is_stopped() {
             let left = time_left(self.deadline);
             if left.is_none() {
-                ended_ns = ended_ns.min(logged::now_ns());
+                ended_ns = ended_ns.min(now_ns());
             }
             let timeout = match left {
                 Some(left) => self.watch.slice(left),

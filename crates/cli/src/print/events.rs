@@ -8,13 +8,13 @@ use anstyle::Style;
 use jiff::tz::TimeZone;
 use millpond::replay::LogEvent;
 use millpond_bus::{Batch, Bus, Event, Schema};
-use millpond_logfile::{Level, escape, format_time};
+use millpond_logfile::{Level, escape};
 use serde::de::IgnoredAny;
 
 use crate::conditions::Schemas;
 use crate::print::hits::{level_style, local_time};
 use crate::print::{BOLD, DIM, PLAIN};
-use crate::units::format_duration;
+use crate::units::{format_duration, utc};
 
 /// How events are shown.
 pub(crate) enum EventStyle {
@@ -280,10 +280,6 @@ fn aggregate_text(
         }
     }
     Ok(())
-}
-
-fn utc(time_ns: u64) -> String {
-    String::from_utf8_lossy(&format_time(time_ns)).into_owned()
 }
 
 fn string(buffer: &mut Vec<u8>, text: &str) -> io::Result<()> {

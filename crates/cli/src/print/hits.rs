@@ -5,10 +5,11 @@ use std::io::{self, Write};
 use anstyle::Style;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use millpond_logfile::{Hit, Level, TIME_BYTES, Told, format_time};
+use millpond_logfile::{Hit, Level, TIME_BYTES, Told};
 use serde_json::{Map, Value, json};
 
 use crate::print::{BOLD, DIM, PLAIN, RED, YELLOW};
+use crate::units::utc;
 
 /// How lines are shown.
 pub(crate) enum HitStyle {
@@ -140,8 +141,8 @@ fn json_line(buffer: &mut Vec<u8>, hit: &Hit<'_>) -> io::Result<()> {
         let repeat = json!({
             "source": text(source),
             "count": count,
-            "first": text(&format_time(first_ns)),
-            "last": text(&format_time(last_ns)),
+            "first": utc(first_ns),
+            "last": utc(last_ns),
         });
         object.insert("repeat".into(), repeat);
     }

@@ -2,13 +2,15 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
+
+use crate::support::{Daemon, code, signal, text};
 
 /// A place of its own: bus, logs, no configuration of this host.
 struct Place {
     dir: tempfile::TempDir,
     bus: String,
-    daemon: Option<Child>,
+    daemon: Option<Daemon>,
 }
 
 impl Place {
@@ -62,50 +64,23 @@ impl Place {
     /// Starts a daemon and waits for its one line.
     fn start(&mut self, args: &[&str]) -> String {
         let mut command = self.command(&["daemon"]);
-        let mut daemon = command
-            .args(args)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the daemon starts");
-        let output = daemon.stdout.take().expect("its output was asked for");
-        let mut ready = String::new();
-        BufReader::new(output)
-            .read_line(&mut ready)
-            .expect("its output can be read");
-        self.daemon = Some(daemon);
-        ready
+        let daemon = Daemon::start(command.args(args));
+        self.daemon.insert(daemon).ready.clone()
     }
 
     /// SIGTERM; everything is written then.
     fn stop(&mut self) {
-        let mut daemon = self.daemon.take().expect("a daemon runs");
-        let status = Command::new("kill")
-            .arg(daemon.id().to_string())
-            .status()
-            .expect("kill starts");
-        assert!(status.success());
-        assert!(daemon.wait().expect("the daemon ends").success());
+        self.daemon.take().expect("a daemon runs").stop();
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(mut daemon) = self.daemon.take() {
-            let _ = daemon.kill();
-            let _ = daemon.wait();
-        }
+        drop(self.daemon.take());
         if let Ok(bus) = millpond_bus::Bus::open(&self.bus) {
             let _ = bus.remove();
         }
     }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn code(output: &Output) -> i32 {
-    output.status.code().expect("it was not killed")
 }
 
 #[test]
@@ -524,7 +499,7 @@ fn an_index_is_not_rebuilt_under_a_daemon_that_writes_it() {
     let mut place = Place::new("rebuild");
     place.start(&[]);
     place.feed(&["pipe", "--service", "web"], b"one\n");
-    let daemon = place.daemon.as_ref().expect("a daemon runs").id();
+    let daemon = place.daemon.as_ref().expect("a daemon runs").child.id();
     let output = place.run(&["index", "rebuild"]);
     let message = text(&output.stderr);
     assert_eq!(code(&output), 2, "{message}");
@@ -622,11 +597,7 @@ fn a_subscriber_shows_old_and_new_events_as_text_and_as_json() {
     place.run(&["publish", "chat:b", "--level", "error", "after"]);
     let line = next();
     assert!(line.ends_with("ERROR chat:b publish after"), "{line}");
-    let status = Command::new("kill")
-        .arg(child.id().to_string())
-        .status()
-        .expect("kill starts");
-    assert!(status.success());
+    signal(&child, "-TERM");
     assert_eq!(child.wait().expect("it ends").code(), Some(0), "quietly");
     let args = ["subscribe", "chat:*", "--since", "oldest", "--json"];
     let output = place.run(&[&args[..], &["-n", "1", "--timeout", "5s"]].concat());
@@ -667,12 +638,8 @@ fn rules_are_read_again_and_a_mistake_changes_nothing() {
     assert!(text(&output.stderr).contains("max-delay"));
     assert!(explained().contains("2s"), "{}", explained());
     rule_file(&place, "max-delay = \"3s\"\n");
-    let daemon = place.daemon.as_ref().expect("a daemon runs").id();
-    let hung_up = Command::new("kill")
-        .args(["-HUP", &daemon.to_string()])
-        .status()
-        .expect("kill starts");
-    assert!(hung_up.success());
+    let daemon = place.daemon.as_ref().expect("a daemon runs");
+    signal(&daemon.child, "-HUP");
     // Asks again, and answers when they are in force.
     assert_eq!(code(&place.run(&reload)), 0);
     assert!(explained().contains("3s"), "{}", explained());
@@ -789,9 +756,9 @@ fn a_subscription_to_logged_events_goes_on_across_a_killed_daemon_without_gap_or
     );
     assert_eq!(next()["payload"], "two");
     // SIGKILL, and another one.
-    let mut daemon = place.daemon.take().expect("a daemon runs");
-    daemon.kill().expect("it can be killed");
-    daemon.wait().expect("it ends");
+    let daemon = place.daemon.take().expect("a daemon runs");
+    // Killed.
+    drop(daemon);
     // What is there can be read while none runs.
     let from_first = first["cursor"].as_str().expect("a cursor");
     let args = ["subscribe", "log:*", "--since", from_first, "--json"];

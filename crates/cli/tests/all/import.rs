@@ -1,14 +1,16 @@
 //! `millpond import`: what comes out of the log is what was in the input, each record once, whatever happens meanwhile.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use millpond_logfile::{format_time, unescape};
 use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, params};
 use serde_json::Value;
+
+use crate::support::{Daemon, code, signal, text};
 
 /// A place of its own: input, logs, no configuration of this host.
 struct Place {
@@ -71,18 +73,13 @@ impl Place {
         (code(&output), summary, text(&output.stderr))
     }
 
-    fn start_daemon(&self) -> Child {
-        let mut daemon = self
-            .command(&["daemon"])
-            .stderr(Stdio::inherit())
-            .spawn()
-            .expect("the daemon starts");
-        let output = daemon.stdout.take().expect("its output was asked for");
-        let mut ready = String::new();
-        BufReader::new(output)
-            .read_line(&mut ready)
-            .expect("its output can be read");
-        assert!(ready.starts_with("millpond ready"), "{ready}");
+    fn start_daemon(&self) -> Daemon {
+        let daemon = Daemon::start(self.command(&["daemon"]).stderr(Stdio::inherit()));
+        assert!(
+            daemon.ready.starts_with("millpond ready"),
+            "{}",
+            daemon.ready
+        );
         daemon
     }
 
@@ -139,22 +136,6 @@ fn line_of(json: &[u8]) -> Line {
         source: String::from_utf8(text("source")).expect("a source"),
         message,
     }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn code(output: &Output) -> i32 {
-    output.status.code().expect("it was not killed")
-}
-
-fn signal(child: &Child, name: &str) {
-    let status = Command::new("kill")
-        .args([name, &child.id().to_string()])
-        .status()
-        .expect("kill starts");
-    assert!(status.success());
 }
 
 struct Random(u64);
@@ -558,9 +539,8 @@ fn stopped_in_order_it_goes_on_even_when_a_daemon_ran_meanwhile() {
     let place = Place::new("stop");
     let (expected, _) = make_table(&place.path("logs.db"), 20_000);
     stop_midway(&place, "logs.db", "-INT");
-    let mut daemon = place.start_daemon();
-    signal(&daemon, "-TERM");
-    assert!(daemon.wait().expect("it ends").success());
+    let daemon = place.start_daemon();
+    daemon.stop();
     let (_, _, errors) = place.import(&["logs.db"]);
     assert!(!errors.contains("error:"), "{errors}");
     assert_same(&place.lines(), &expected);
@@ -570,7 +550,7 @@ fn stopped_in_order_it_goes_on_even_when_a_daemon_ran_meanwhile() {
 fn what_stands_in_the_way_is_named_with_what_to_do() {
     let place = Place::new("errors");
     make_table(&place.path("logs.db"), 100);
-    let mut daemon = place.start_daemon();
+    let daemon = place.start_daemon();
     let (exit, _, errors) = place.import(&["logs.db"]);
     assert_eq!(exit, 2);
     assert!(
@@ -579,8 +559,7 @@ fn what_stands_in_the_way_is_named_with_what_to_do() {
     );
     let published = place.run(&["publish", "log:web:x", "new", "--wait", "written"]);
     assert_eq!(code(&published), 0, "{}", text(&published.stderr));
-    signal(&daemon, "-TERM");
-    assert!(daemon.wait().expect("it ends").success());
+    daemon.stop();
 
     let (exit, _, errors) = place.import(&["logs.db"]);
     assert_eq!(exit, 2);
@@ -594,7 +573,7 @@ fn what_stands_in_the_way_is_named_with_what_to_do() {
     assert!(place.lines().contains_key("imported-web"));
 
     // The daemon goes on with all of it.
-    let mut daemon = place.start_daemon();
+    let daemon = place.start_daemon();
     let published = place.run(&[
         "publish",
         "log:imported-web:x",
@@ -603,8 +582,7 @@ fn what_stands_in_the_way_is_named_with_what_to_do() {
         "written",
     ]);
     assert_eq!(code(&published), 0, "{}", text(&published.stderr));
-    signal(&daemon, "-TERM");
-    assert!(daemon.wait().expect("it ends").success());
+    daemon.stop();
     let lines = place.lines();
     assert_eq!(
         lines["imported-web"]

@@ -12,6 +12,8 @@ use millpond_logfile::{
     BlockWriter, CURRENT_LINK, Level, SegmentId, Source, rebuild_index, seal_segment,
 };
 
+use crate::support::{code, signal, text};
+
 /// 2026-11-21T01:00:00Z
 const START_NS: u64 = 1_795_222_800_000_000_000;
 const SECOND_NS: u64 = 1_000_000_000;
@@ -86,14 +88,6 @@ impl Logs {
     fn run(&self, args: &[&str]) -> Output {
         self.command(args).output().expect("the command starts")
     }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn code(output: &Output) -> i32 {
-    output.status.code().expect("it was not killed")
 }
 
 /// The numbers of the lines that were printed.
@@ -348,10 +342,7 @@ fn following_goes_across_rotations_and_seals_and_takes_in_new_services() {
     assert_eq!((next(), next()), ("30".into(), "31".into()));
     logs.append("new", 40, 40..41);
     assert_eq!(next(), "40");
-    Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()
-        .expect("kill starts");
+    signal(&child, "-INT");
     let output = child.wait_with_output().expect("it ends");
     assert_eq!(code(&output), 0);
     let behind = logs.run(&["query", "--cursor", &cursor(&output)]);

@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 
 use crate::args::Settings;
 use crate::commands::import::mapping::{Naming, Record, level_of};
+use crate::commands::import::now_text;
 use crate::commands::import::state::{Counts, ServiceState, State};
-use crate::commands::import::{now_text, time_text};
 use crate::outcome::Failure;
 use crate::print::stdout;
 use crate::print::table::Table;
-use crate::units::{format_size, human_count, human_size};
+use crate::units::{format_size, human_count, human_size, utc};
 
 /// Rejected rows that are remembered by name; all are counted.
 const REJECTED_MAX: usize = 1000;
@@ -159,8 +159,8 @@ impl Survey {
                     json!({
                         "service": name,
                         "rows": found.rows,
-                        "first": time_text(found.first_ns),
-                        "last": time_text(found.latest_ns),
+                        "first": utc(found.first_ns),
+                        "last": utc(found.latest_ns),
                         "names": found.names.iter().map(|name| String::from_utf8_lossy(name)).collect::<Vec<_>>(),
                     })
                 })
@@ -182,8 +182,8 @@ impl Survey {
             table.row(vec![
                 name.clone(),
                 found.rows.to_string(),
-                time_text(found.first_ns),
-                time_text(found.latest_ns),
+                utc(found.first_ns),
+                utc(found.latest_ns),
             ]);
         }
         table.print(&mut out)?;
