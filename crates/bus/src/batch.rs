@@ -704,7 +704,6 @@ impl Resolver {
     /// # Errors
     /// A name that is not there: the outbox holds nonsense. A source that is not there is `?`: its slot may
     /// have been given up.
-    #[allow(dead_code, reason = "subscriptions are its callers")]
     pub(crate) fn resolve(
         &mut self,
         view: &BatchView<'_>,
@@ -730,7 +729,6 @@ impl Resolver {
 }
 
 #[cold]
-#[allow(dead_code, reason = "subscriptions are its callers")]
 fn learn(texts: &mut Vec<Option<Box<str>>>, id: u32, text: String) {
     let index = id as usize;
     if texts.len() <= index {
@@ -766,7 +764,6 @@ pub struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     /// `resolver` knows the names and sources of `view`; `kept` are offsets of its entries, in order.
-    #[allow(dead_code, reason = "subscriptions are its callers")]
     pub(crate) fn new(
         view: BatchView<'a>,
         resolver: &'a Resolver,

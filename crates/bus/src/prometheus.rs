@@ -262,7 +262,7 @@ impl Page<'_> {
 
     fn service_metrics(&mut self, stats: &Stats) {
         type Of = fn(&crate::stats::ServiceStats) -> u64;
-        let counters: [(&str, &str, Of); 3] = [
+        let counters: [(&str, &str, Of); 4] = [
             (
                 "log_lines",
                 "Lines committed to the log of the service.",
@@ -276,6 +276,11 @@ impl Page<'_> {
             ("log_segments", "Segments begun for the service.", |s| {
                 s.segments
             }),
+            (
+                "log_redactions",
+                "Pieces of text that redaction replaced in the log of the service.",
+                |s| s.redacted,
+            ),
         ];
         for (name, help, of) in counters {
             let name = format!("millpond_{name}_total");
@@ -470,7 +475,7 @@ mod tests {
                 lines: 3,
                 bytes: 4,
                 segments: 5,
-                redacted: 0,
+                redacted: 6,
             }],
             subscribers: vec![subscriber.clone(), subscriber],
         }
@@ -490,6 +495,7 @@ mod tests {
         assert_eq!(value("millpond_events_dropped_total", "too_long"), 3.0);
         assert_eq!(value("millpond_source_info", "/opt/a \"b\"\\c\nd"), 1.0);
         assert_eq!(value("millpond_log_text_bytes_total", "web"), 4.0);
+        assert_eq!(value("millpond_log_redactions_total", "web"), 6.0);
         assert_eq!(value("millpond_consumer_up", "default"), 1.0);
         assert_eq!(
             value("millpond_consumer_start_time_seconds", "default"),

@@ -231,7 +231,7 @@ impl Text<'_> {
     }
 
     fn print_services(&self, out: &mut dyn Write) -> Result<(), Failure> {
-        let mut table = Table::new(&["service", "lines", "text", "segments"]);
+        let mut table = Table::new(&["service", "lines", "text", "segments", "redacted"]);
         let mut services: Vec<_> = self.stats.services.iter().collect();
         services.sort_by_key(|service| Reverse(service.lines));
         for service in services {
@@ -240,6 +240,7 @@ impl Text<'_> {
                 service.lines.to_string(),
                 human_size(service.bytes),
                 service.segments.to_string(),
+                service.redacted.to_string(),
             ]);
         }
         writeln!(out)?;

@@ -1051,4 +1051,7 @@ fn a_line_that_comes_again_and_a_secret_are_reduced() {
         .lines()
         .filter(|line| line.contains("accept4: [redacted:1] failed"));
     assert_eq!(written.count() as u64 + repeats.sum::<u64>(), 500, "{log}");
+    let stats = place.run(&["stats", "--json"]);
+    let stats: serde_json::Value = serde_json::from_slice(&stats.stdout).expect("JSON");
+    assert_eq!(stats["services"][0]["redacted"], 500, "{stats}");
 }

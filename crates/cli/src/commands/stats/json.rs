@@ -93,6 +93,7 @@ pub(super) fn to_json(
                 "lines": service.lines,
                 "bytes": service.bytes,
                 "segments": service.segments,
+                "redacted": service.redacted,
             })
         })
         .collect();
