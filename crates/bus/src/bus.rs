@@ -214,6 +214,29 @@ impl Bus {
             .then(|| ConsumerInfo::read(&self.control, true))
     }
 
+    /// Whether a publisher holds the lane with this epoch (see [`crate::Event::lane`], [`crate::LaneStats::epoch`]):
+    /// false once it has closed or its process has died, whether a consumer has noticed or not. Costs four system
+    /// calls.
+    ///
+    /// What the lane held is for subscribers to read all the same, from the lane or from what it left.
+    ///
+    /// ```
+    /// use millpond_bus::{Bus, BusOptions, Level};
+    /// let bus = Bus::attach(&format!("doc-live-{}", std::process::id()), &BusOptions::default())?;
+    /// let mut publisher = bus.publisher("terminal")?;
+    /// let topic = publisher.topic("pty:web:out")?;
+    /// publisher.publish(topic, Level::Info, b"$ ")?;
+    /// let lane = bus.stats().lanes[0].epoch;
+    /// assert!(bus.is_lane_live(lane));
+    /// drop(publisher);
+    /// assert!(!bus.is_lane_live(lane));
+    /// # bus.remove()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn is_lane_live(&self, epoch: u64) -> bool {
+        object::is_locked(&object::lane_name(&self.control.bus, epoch))
+    }
+
     /// Everything counted on this bus, read from shared memory alone: works when the consumer hangs or is
     /// dead. Maps each lane for a moment.
     pub fn stats(&self) -> Stats {

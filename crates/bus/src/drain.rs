@@ -49,6 +49,8 @@ use registry::SourceNumbers;
 
 /// A stamp further than this in the future is not waited for.
 const FUTURE_MAX_NS: u64 = 1_000_000_000;
+/// Eighths of a lane: more than the half that is kept.
+const MARKS: usize = 5;
 
 /// Which lanes a pass is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -274,8 +276,9 @@ struct DrainLane {
     source: u32,
     /// The flush deadline of the rule, from the event's time on.
     max_delay_ns: u64,
-    /// Passthrough lanes: where the head goes when the lane is half full.
-    next_release: u64,
+    /// Passthrough lanes: where records start, an eighth of the lane apart, oldest first. The head goes to one of
+    /// these when the lane is half full.
+    marks: [u64; MARKS],
     /// Batched lanes: which of its two slots is true.
     bank: usize,
     /// What has been drained, committed or not. Its position and sequence are filled in by `mark`.
@@ -917,6 +920,7 @@ impl DrainLane {
             self.counts.delivered += 1;
             self.counts.delivered_bytes += u64::from(header.length_bytes.get());
             self.reader.advance(&header);
+            self.note_mark();
             self.dirty = true;
         }
         if let Some(next) = self.reader.trailing_gap() {
@@ -1139,13 +1143,19 @@ impl DrainLane {
         if position - head_position.min(position) <= half {
             return None;
         }
-        let kept = std::mem::replace(&mut self.next_release, position);
-        // A flood that filled half a lane in one pass leaves no history.
-        Some(if position - kept <= half {
-            kept
-        } else {
-            position
-        })
+        let within = |&mark: &u64| mark <= position && position - mark <= half;
+        Some(self.marks.into_iter().find(within).unwrap_or(position))
+    }
+
+    /// Remembers where a record starts, every eighth of a lane: what is kept of a flood that came in one pass begins
+    /// at one of these.
+    #[inline(always)]
+    fn note_mark(&mut self) {
+        let position = self.reader.position();
+        if position - self.marks[MARKS - 1] >= u64::from(self.info.rule.lane_bytes) / 8 {
+            self.marks.rotate_left(1);
+            self.marks[MARKS - 1] = position;
+        }
     }
 }
 

@@ -609,13 +609,7 @@ impl Publisher {
     fn reserve_when_full(&mut self, lane: u32, payload_bytes: usize) -> Result<Slot, PublishError> {
         let lane_index = lane as usize;
         let deadline = match self.lanes[lane_index].overflow {
-            Overflow::DropNewest => {
-                // Whoever drops must at least have told a sleeping consumer.
-                if self.control.doorbell.parked_after_commit(false) != doorbell::AWAKE {
-                    self.request_flush();
-                }
-                return Err(self.lanes[lane_index].drop_full());
-            }
+            Overflow::DropNewest => return Err(self.drop_newest(lane)),
             Overflow::Block { deadline } => Instant::now() + deadline,
         };
         self.request_flush();
@@ -637,6 +631,16 @@ impl Publisher {
             doorbell::sleep(&lane.header().space.waiting, 1, Some(slice));
             self.control.ring();
         }
+    }
+
+    /// The lane is full, and the event is not waited for.
+    #[cold]
+    fn drop_newest(&mut self, lane: u32) -> PublishError {
+        // Whoever drops must at least have told a sleeping consumer.
+        if self.control.doorbell.parked_after_commit(self.registered) != doorbell::AWAKE {
+            self.request_flush();
+        }
+        self.lanes[lane as usize].drop_full()
     }
 
     #[inline(always)]

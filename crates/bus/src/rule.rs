@@ -540,6 +540,12 @@ impl RuleTable {
             passthrough("chat:*"),
             passthrough("presence:*"),
             passthrough("sentinel:*:status"),
+            // What terminals show, for those who look on; a lane is also how far back they can look.
+            Rule {
+                lane_bytes: 1 << 20,
+                overflow: Overflow::DropNewest,
+                ..passthrough("pty:*")
+            },
             // A burst of entities must find room until its subscribers have had a turn on the processor.
             Rule {
                 outbox_bytes: 4 << 20,

@@ -193,6 +193,38 @@ fn passthrough_needs_no_consumer() {
     assert!(chat.try_recv().expect("nothing").is_none());
 }
 
+/// What a program wrote to its terminal in one go is there for those who look later.
+#[test]
+fn flood_leaves_nearly_half_a_lane_of_history() {
+    for records in [50, 63, 100, 400, 1000] {
+        let bus = TestBus::new(&format!("flood-{records}"), vec![passthrough("pty:*")]);
+        let mut drain = bus.0.drain().expect("the lease");
+        let mut publisher = bus.0.publisher("capture:web").expect("a publisher");
+        let topic = publisher.topic("pty:web:out").expect("a topic");
+        let mut published = Vec::new();
+        for number in 0..records {
+            let payload = format!("{number:0>1000}");
+            if publisher
+                .try_publish(topic, Level::Info, payload.as_bytes())
+                .is_ok()
+            {
+                published.push(payload);
+            }
+            // Several lanes full of it in a pass or two, or less than one.
+            if number % 61 == 60 {
+                keep_house(&mut drain);
+            }
+        }
+        keep_house(&mut drain);
+        let seen = poll(&mut bus.subscribe("pty:*", Since::Oldest));
+        let seen: Vec<&str> = seen.events.iter().map(|event| event.1.as_str()).collect();
+        let count = seen.len();
+        // Records of 1032 bytes: three eighths of 64 KiB are 24 of them.
+        assert!((23..=32).contains(&count), "{count} of {records}");
+        assert_eq!(seen, published[published.len() - count..]);
+    }
+}
+
 #[test]
 fn a_publisher_that_is_gone_before_it_was_seen_is_heard_once() {
     let bus = TestBus::new("estate", vec![passthrough("chat:*")]);

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::{ConsumerNotice, Drain, DrainLane, Scope, clock, commit, line_value, object, ring};
+use super::{
+    ConsumerNotice, Drain, DrainLane, MARKS, Scope, clock, commit, line_value, object, ring,
+};
 use crate::channel;
 use crate::commit::LaneCommit;
 use crate::control::Control;
@@ -150,7 +152,7 @@ impl Drain {
             channel,
             source,
             max_delay_ns: rule.max_delay.as_nanos().min(1 << 60) as u64,
-            next_release: committed.position,
+            marks: [committed.position; MARKS],
             bank,
             counts: committed,
             committed_position: committed.position,

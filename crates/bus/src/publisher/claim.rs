@@ -1,5 +1,7 @@
 //! Publishing in pieces and in batches.
 
+use std::time::Duration;
+
 use super::{PublishError, Publisher, Target, Topic};
 use crate::layout::FLAG_INLINE_NAME;
 use crate::level::Level;
@@ -79,6 +81,27 @@ impl Claim<'_> {
 ///
 /// When the lane fills up in the middle, what is staged is committed so that it can be drained, and the
 /// batch goes on as its rule says. Dropping the batch gives back what is not committed.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use millpond_bus::{Bus, BusOptions, Level};
+/// # let bus = Bus::attach(&format!("doc-batch-{}", std::process::id()), &BusOptions::default())?;
+/// # let mut publisher = bus.publisher("importer")?;
+/// let (row, note) = (publisher.topic("data:rows")?, publisher.topic("data:notes")?);
+/// let mut batch = publisher.batch(row)?;
+/// for number in 0..1000_u32 {
+///     // Rather wait than drop.
+///     while !batch.has_room(4) && !batch.wait_for_space(4, Duration::from_secs(1)) {}
+///     batch.push(Level::Info, &number.to_le_bytes())?;
+/// }
+/// batch.set_topic(note)?;
+/// batch.push(Level::Info, b"that is all")?;
+/// batch.commit();
+/// assert_eq!(publisher.counts().published, 1001);
+/// # drop(publisher);
+/// # bus.remove()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct PublishBatch<'p> {
     pub(super) publisher: &'p mut Publisher,
     pub(super) topic: Topic,
@@ -131,6 +154,56 @@ impl PublishBatch<'_> {
         published.map(|_| ())
     }
 
+    /// As [`PublishBatch::push`], but never waits, whatever the rule says about a full lane, as
+    /// [`Publisher::try_publish`]. What was pushed before is committed where there is no room, so that it can be
+    /// drained. `level` is asked for only where there is room. So much is left free behind it: `spare_bytes`, for what
+    /// has to fit later.
+    ///
+    /// ```
+    /// use millpond_bus::{Bus, BusOptions, Level, PublishError};
+    /// let bus = Bus::attach(&format!("doc-try-push-{}", std::process::id()), &BusOptions::default())?;
+    /// let mut publisher = bus.publisher("terminal")?;
+    /// let topic = publisher.topic("log:web:pty:out")?;
+    /// let mut batch = publisher.batch(topic)?;
+    /// let mut pushed = 0;
+    /// // Nobody drains: the rule would have each wait for 100 ms.
+    /// while batch.try_push(|| Level::Info, &[0; 1000], 0).is_ok() {
+    ///     pushed += 1;
+    /// }
+    /// assert_eq!(batch.try_push(|| Level::Info, &[0; 1000], 0), Err(PublishError::Full));
+    /// batch.commit();
+    /// assert_eq!(publisher.counts().published, pushed + 2);
+    /// assert_eq!(publisher.counts().dropped_full, 2);
+    /// # drop(publisher);
+    /// # bus.remove()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `Full` where there is no room now; else as [`PublishBatch::push`]. Each is counted.
+    #[inline]
+    pub fn try_push(
+        &mut self,
+        level: impl FnOnce() -> Level,
+        payload: &[u8],
+        spare_bytes: usize,
+    ) -> Result<(), PublishError> {
+        match self.has_room(payload.len() + spare_bytes) {
+            true => self.push(level(), payload),
+            false => Err(self.drop_newest()),
+        }
+    }
+
+    #[cold]
+    fn drop_newest(&mut self) -> PublishError {
+        if self.staged > 0 {
+            self.commit_staged();
+            // An event is not older than what was readable before it.
+            self.time_ns = self.publisher.clock.stamp_ns();
+        }
+        self.publisher.drop_newest(self.target.lane)
+    }
+
     fn commit_staged(&mut self) {
         if self.staged > 0 {
             self.publisher.lanes[self.target.lane as usize]
@@ -147,6 +220,57 @@ impl PublishBatch<'_> {
         if let Ok(target) = self.publisher.find(self.topic) {
             self.target = target;
         }
+    }
+
+    /// Whether [`PublishBatch::push`] of a payload of this size would neither wait nor drop. As
+    /// [`Publisher::has_room`].
+    #[inline]
+    pub fn has_room(&mut self, payload_bytes: usize) -> bool {
+        let lane = &mut self.publisher.lanes[self.target.lane as usize];
+        let is_plain = self.target.name_id != INLINE_NAME_ID
+            && payload_bytes <= lane.payload_bytes_limit as usize;
+        match is_plain {
+            // A slot that is not staged is not taken. With a full lane each look is one at shared memory: one is
+            // enough.
+            true => lane.writer.reserve(payload_bytes).is_some() || lane.is_quarantined(),
+            false => self.publisher.has_room(self.topic, payload_bytes),
+        }
+    }
+
+    /// Commits what was pushed, since nothing of it would be drained before, and waits for room as
+    /// [`Publisher::wait_for_space`] does. What comes next has a stamp of its own.
+    pub fn wait_for_space(&mut self, payload_bytes: usize, timeout: Duration) -> bool {
+        self.commit_staged();
+        let has_room = self
+            .publisher
+            .wait_for_space(self.topic, payload_bytes, timeout);
+        self.time_ns = self.publisher.clock.stamp_ns();
+        has_room
+    }
+
+    /// The events that come next are of this topic. What was pushed is committed first where the topic is one of
+    /// another lane (the order of all events is the order of their pushes), and in a passthrough lane, where a commit
+    /// wakes the subscribers of one name.
+    ///
+    /// # Errors
+    /// `ForeignTopic` for a topic of another publisher; the batch goes on as it was.
+    #[inline]
+    pub fn set_topic(&mut self, topic: Topic) -> Result<(), PublishError> {
+        let target = self.publisher.find(topic)?;
+        let is_direct = self.publisher.lanes[self.target.lane as usize].direct;
+        if self.staged > 0 && (target.lane != self.target.lane || is_direct) {
+            self.commit_staged();
+            // An event is not older than what was readable before it.
+            self.time_ns = self.publisher.clock.stamp_ns();
+        }
+        self.topic = topic;
+        self.follow();
+        Ok(())
+    }
+
+    /// The publisher, to be asked.
+    pub fn publisher(&self) -> &Publisher {
+        self.publisher
     }
 
     /// Makes everything pushed readable.

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use crate::doorbell;
+use crate::level::Level;
 use crate::names::INLINE_NAME_ID;
-use crate::publisher::{Publisher, Target, Topic, wait_slice};
+use crate::publisher::{PublishError, Publisher, Target, Topic, wait_slice};
 use crate::sync::atomic::Ordering;
 
 impl Publisher {
@@ -46,6 +47,41 @@ impl Publisher {
             // A slot that is not staged is not taken.
             || lane.writer.reserve(bytes).is_some()
             || lane.is_quarantined()
+    }
+
+    /// As [`Publisher::publish`], but never waits, whatever the rule says about a full lane: for a publisher
+    /// that stands in somebody's way, such as between a program and its terminal.
+    ///
+    /// ```
+    /// use millpond_bus::{Bus, BusOptions, Level, PublishError};
+    /// let bus = Bus::attach(&format!("doc-try-{}", std::process::id()), &BusOptions::default())?;
+    /// let mut publisher = bus.publisher("terminal")?;
+    /// let topic = publisher.topic("log:web:pty:out")?;
+    /// let mut published = 0;
+    /// // Nobody drains: the rule would have each wait for 100 ms.
+    /// while publisher.try_publish(topic, Level::Info, &[0; 1000]).is_ok() {
+    ///     published += 1;
+    /// }
+    /// assert_eq!(publisher.counts().published, published + 1);
+    /// assert_eq!(publisher.counts().dropped_full, 1);
+    /// # drop(publisher);
+    /// # bus.remove()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `Full` where there is no room now; else as [`Publisher::publish`]. Each is counted.
+    #[inline]
+    pub fn try_publish(
+        &mut self,
+        topic: Topic,
+        level: Level,
+        payload: &[u8],
+    ) -> Result<u64, PublishError> {
+        match self.has_room(topic, payload.len()) {
+            true => self.publish(topic, level, payload),
+            false => Err(self.drop_newest(self.find(topic)?.lane)),
+        }
     }
 
     /// Waits until an event with a payload of this size can be published without a drop, whatever the rule
