@@ -449,6 +449,7 @@ impl Daemon {
         let passthrough = self.drain.take_passthrough();
         let all = self.flush.is_some();
         let batched = (self.subscribers).deliver(&mut self.drain, &self.schemas, now_ns, all);
+        self.sink.look_for_room(now_ns);
         if self.sink.has_room() {
             self.reducers.tell_due(&mut self.sink, now_ns);
         }
@@ -501,18 +502,18 @@ impl Daemon {
         }
         let (sink, router, gaps) = (&mut self.sink, &mut self.router, &mut self.gaps);
         let (schemas, reducers) = (&self.schemas, &mut self.reducers);
-        let pass = self.drain.pass(Scope::Persisted, &mut |item| match item {
+        // By reference: a record that was just put together and is copied as a whole is waited for.
+        let pass = self.drain.pass(Scope::Persisted, &mut |item| match &item {
             Item::Gap(gap) => {
-                gaps.add(&gap);
+                gaps.add(gap);
                 Verdict::Keep
             }
             Item::Record(_) if !sink.has_room() => Verdict::Stop,
-            Item::Record(record) => match &router.route(&record, sink).target {
+            Item::Record(record) => match &router.route(record, sink).target {
                 None => Verdict::Reject,
                 Some((service, source)) => {
-                    gaps.note_service(record.lane, *service);
                     let level = Level::from_u8(record.level);
-                    let shown = schemas.show(&record);
+                    let shown = schemas.show(record);
                     let message = shown.as_deref().map_or(record.payload, str::as_bytes);
                     reducers.take(sink, *service, record.time_ns, level, source, message)
                 }
@@ -551,7 +552,7 @@ impl Daemon {
             // said to be on the disk stands in a line.
             self.reducers.tell_all(&mut self.sink);
         }
-        self.gaps.write(&mut self.sink, now_ns);
+        self.gaps.write(&self.router, &mut self.sink, now_ns);
         self.commit_new_services();
         self.reducers.hand_over(&mut self.sink);
         self.sink.submit(now_ns, durable);
@@ -583,7 +584,9 @@ impl Daemon {
         let housekeeping = until(self.next_housekeeping_ns);
         let delivery = self.subscribers.due_ns().map(until);
         let (sleep, timeout) = if !self.sink.has_room() {
-            (Sleep::UntilDisk, housekeeping)
+            let more_room = self.sink.more_room_ns().map(until);
+            let timeout = more_room.map_or(housekeeping, |until| until.min(housekeeping));
+            (Sleep::UntilDisk, timeout)
         } else if !self.sink.can_submit() {
             (Sleep::UntilThreshold, housekeeping)
         } else {
@@ -679,7 +682,7 @@ impl Daemon {
         let now_ns = self.drain.clock().now_ns();
         // What is pending goes out, due or not.
         (self.subscribers).deliver(&mut self.drain, &self.schemas, now_ns, true);
-        self.gaps.write(&mut self.sink, now_ns);
+        self.gaps.write(&self.router, &mut self.sink, now_ns);
         self.reducers.tell_all(&mut self.sink);
         self.commit_new_services();
         self.reducers.hand_over(&mut self.sink);

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use millpond_bus::{Gap, LaneId, Rule};
 use millpond_logfile::{Level, Source};
-use millpond_sink::{ServiceId, Sink};
+use millpond_sink::Sink;
+
+use crate::router::Router;
 
 /// The service that losses go to whose own service nobody knows.
 const FALLBACK_SERVICE: &str = "millpond";
@@ -14,8 +16,6 @@ const CAUSES: [&str; 3] = ["full", "deadline", "too_long"];
 #[derive(Debug, Default)]
 struct LaneGaps {
     label: String,
-    /// Where the lane's records go, once one has been seen.
-    service: Option<ServiceId>,
     count: u64,
     first: u64,
     last: u64,
@@ -54,28 +54,14 @@ impl Gaps {
         self.pending = true;
     }
 
-    /// A lane with losses has a record again: its service is where the line belongs.
-    #[inline]
-    pub(crate) fn note_service(&mut self, lane: LaneId, service: ServiceId) {
-        if self.pending {
-            self.note_service_of_pending(lane, service);
-        }
-    }
-
-    #[cold]
-    fn note_service_of_pending(&mut self, lane: LaneId, service: ServiceId) {
-        if let Some(lane) = self.lanes.get_mut(&lane) {
-            lane.service = Some(service);
-        }
-    }
-
     /// Appends a line for each lane that lost something since the last call.
-    pub(crate) fn write(&mut self, sink: &mut Sink, now_ns: u64) {
+    pub(crate) fn write(&mut self, router: &Router, sink: &mut Sink, now_ns: u64) {
         if !std::mem::take(&mut self.pending) {
             return;
         }
         for (id, lane) in self.lanes.iter_mut().filter(|(_, lane)| lane.count > 0) {
-            let service = match lane.service {
+            // Where its records go: those before the loss, where there is none behind it yet.
+            let service = match router.service_of(*id) {
                 Some(service) => Some(service),
                 None => sink.service(FALLBACK_SERVICE, now_ns).ok(),
             };

@@ -49,6 +49,18 @@ impl Router {
         &lane.routes[lane.last]
     }
 
+    /// The service that the lane's last record went to, as far as any of its names had one.
+    pub(crate) fn service_of(&self, lane: LaneId) -> Option<ServiceId> {
+        let known = self.lanes.get(lane.slot as usize)?;
+        if known.epoch != lane.epoch {
+            return None;
+        }
+        let last = known.routes.get(known.last);
+        let targets = last.into_iter().chain(&known.routes);
+        let mut targets = targets.filter_map(|route| route.target.as_ref());
+        targets.next().map(|(service, _)| *service)
+    }
+
     #[cold]
     fn find(&mut self, record: &Record<'_>, sink: &mut Sink) -> &Route {
         if record.name.id == u32::MAX {

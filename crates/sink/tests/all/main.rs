@@ -5,6 +5,7 @@ mod full_disk;
 mod liveness;
 mod properties;
 mod retention;
+mod room;
 mod seal;
 mod support;
 mod sync;
