@@ -169,6 +169,11 @@ impl Drop for Process {
 pub(crate) struct Arguments<'a>(&'a [String]);
 
 impl Arguments<'_> {
+    /// All of them, as they are.
+    pub(crate) fn words(&self) -> &[String] {
+        self.0
+    }
+
     pub(crate) fn text(&self, key: &str) -> Result<&str, Error> {
         self.0
             .iter()
@@ -254,6 +259,8 @@ fn play(name: &str, arguments: &Arguments<'_>, talk: &Talk) -> Result<(), Error>
         "rotation-follower" => crate::rotation::follower_role(arguments, talk),
         "measured" => crate::measured::measured_role(arguments, talk),
         "sqlite-ask" => crate::week::sqlite_ask_role(arguments),
+        "on-terminal" => crate::terminal::on_terminal_role(arguments),
+        "ptys-child" => crate::ptys::child_role(arguments),
         "waiters" => crate::selective_wake::waiters_role(arguments, talk),
         other => Err(Error::new(format!("there is no role {other:?}"))),
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use millpond_bus::{Bus, BusOptions, Class, Overflow, Rule, RuleTable, Stats};
+use millpond_bus::{Bus, BusOptions, Class, Overflow, Rule, RuleTable, SourceStats, Stats};
 use millpond_daemon::{Daemon, Policy, ServicePolicy};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -250,12 +250,24 @@ pub(crate) fn account(
 
 /// The whole account of a source whose events are logged; `published` by its own count.
 pub(crate) fn log_account(stats: &Stats, source: &str, published: u64) -> LogAccount {
+    let entries = stats.sources.iter().filter(|entry| entry.label == source);
+    LogAccount {
+        published,
+        ..counted_account(source, entries)
+    }
+}
+
+/// The same of these entries alone, `published` as the bus has counted it.
+pub(crate) fn counted_account<'s>(
+    source: &str,
+    entries: impl Iterator<Item = &'s SourceStats>,
+) -> LogAccount {
     let mut account = LogAccount {
         source: source.to_owned(),
-        published,
         ..LogAccount::default()
     };
-    for entry in stats.sources.iter().filter(|entry| entry.label == source) {
+    for entry in entries {
+        account.published += entry.published;
         account.counted += entry.published;
         account.delivered += entry.delivered;
         account.dropped += entry.dropped.total();
