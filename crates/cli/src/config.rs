@@ -247,11 +247,19 @@ impl RuleText {
 fn suggestion(message: &str) -> Option<String> {
     let (_, rest) = message.split_once("unknown field `")?;
     let (unknown, rest) = rest.split_once('`')?;
-    let expected = rest.split('`').skip(1).step_by(2);
-    let nearest = expected
+    let name = nearest_name(unknown, rest.split('`').skip(1).step_by(2))?;
+    Some(format!("\ndid you mean `{name}`?"))
+}
+
+/// The name that somebody may have meant.
+pub(crate) fn nearest_name<'n>(
+    unknown: &str,
+    names: impl IntoIterator<Item = &'n str>,
+) -> Option<&'n str> {
+    let nearest = (names.into_iter())
         .map(|name| (strsim::jaro_winkler(unknown, name), name))
         .max_by(|a, b| a.0.total_cmp(&b.0))?;
-    (nearest.0 > 0.7).then(|| format!("\ndid you mean `{}`?", nearest.1))
+    (nearest.0 > 0.7).then_some(nearest.1)
 }
 
 #[cfg(test)]

@@ -1,14 +1,16 @@
 //! Every flag, once: help, man pages and completions are made from this table.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use millpond_capture::{Newlines, View, WindowSize};
 use millpond_logfile::Cursor;
 
 use crate::conditions::Condition;
-use crate::units::{parse_duration, parse_size};
+use crate::units::{parse_duration, parse_size, parse_terminal_size};
 
 const EXIT_CODES: &str =
     "Exit codes: 0 found or done, 1 nothing matched or something was lost, 2 error.";
@@ -68,8 +70,14 @@ pub(crate) enum Command {
     #[command(after_help = concat!("Examples:\n  millpond daemon\n  millpond daemon --bus test --logs /tmp/logs --sync always\n\nPrints one line when it is ready. SIGTERM and SIGINT stop it after everything is written; SIGUSR1 starts new segments, SIGHUP reads the rules of the configuration file again.\n\nExit codes: 0 stopped in order, 2 error."))]
     Daemon(DaemonFlags),
     /// Publish the lines of standard input to the log of a service
-    #[command(after_help = concat!("Examples:\n  my-service 2>&1 | millpond pipe --service web\n  millpond pipe --service build --source make --tee < build.log\n\nReturns when every line is in the file. While there is no daemon, or it cannot write, it waits and says so; lines are dropped only where the rule says `drop-newest`. A level is found in the first 100 bytes of a line (`ERROR`,\n`[warn]`, `level=error`, `error:` ..), else it is info.\n\nExit codes: 0 all written, 1 some lines were dropped (says how many), 2 error."))]
+    #[command(after_help = concat!("Examples:\n  my-service 2>&1 | millpond pipe --service web\n  millpond pipe --service build --source make --tee < build.log\n  make 2>&1 | millpond pipe --service build --view terminal --tee\n\nReturns when every line is in the file. A line longer than 16 KiB, or than the rule allows, goes out in pieces. While there is no daemon, or it cannot write, it waits and says so; lines are dropped only where the rule says `drop-newest`. A level is found in the first 100 bytes of a line (`ERROR`, `[warn]`, `level=error`, `error:` ..), else it is info.\n\nExit codes: 0 all written, 1 some lines were dropped (says how many), 2 error (also: standard output could not be written). Durations: 50ms, 10s, 5m."))]
     Pipe(PipeFlags),
+    /// Run a command as ever, with everything it writes in the log
+    #[command(after_help = concat!("Examples:\n  millpond capture --service web -- npm run dev\n  millpond capture --service build --raw-to build.cast -- make -j8\n  millpond capture --service db --pipe -- postgres -D data\n  millpond capture --file services.toml --check\n  millpond query --service web\n\nThe command has a terminal of its own; bytes, keys, signals, window size and exit status go through. Lines are in the log without escape sequences, a progress bar in its last state; `--raw-to` and `millpond attach` have the exact bytes. Nothing ever waits for the log: what does not fit is dropped, counted, and told in the log.\n\nDurations: 50ms, 10s, 5m.\n\nExit codes: those of the command, 128 and its number after a signal; 127 no such command, 126 not executable, 125 it could not be captured, 2 flags that cannot be used. With --file: 0 all ended well, 1 one did not, 125 nothing was started."))]
+    Capture(CaptureFlags),
+    /// Look on at a captured command: the last lines of its terminal, then live
+    #[command(after_help = concat!("Examples:\n  millpond attach web\n  millpond attach web -n 0                # only what comes from now on\n  millpond attach web@4711                # the second of two captures of web\n  millpond attach web --format asciicast | websocat -s 8080\n\nAny number may look on, also while there is no daemon; nobody waits for a slow one, which is told what it missed. Ctrl-C ends the looking, not the command.\n\nExit codes: 0 the command has ended (with whatever code), or you have; 1 no such capture, 2 error."))]
+    Attach(AttachFlags),
     /// Publish one event
     #[command(after_help = concat!("Examples:\n  millpond publish log:web:deploy 'version 1.2 is live'\n  millpond publish data:users:created '{\"id\":7}'\n  uptime | millpond publish log:host\n\nExit codes: 0 published, 1 dropped, 2 error."))]
     Publish(PublishFlags),
@@ -119,7 +127,7 @@ pub(crate) enum Command {
     #[command(after_help = concat!("Examples:\n  millpond demo\n  millpond demo --lines 1000000 --remove\n\nExit codes: 0 all accounted for, 1 something was lost, 2 error."))]
     Demo(DemoFlags),
     /// Play a load from a real system beside what it replaced: counts are judged, times shown
-    #[command(after_help = concat!("Examples:\n  millpond replay tower-start --size ci\n  millpond replay tower-start --only 1000/s\n  millpond replay debate --only pair --json | jq .pair.asleep.p50_ns\n  millpond replay week --size 1GB,4GB,16GB --dir /var/tmp --corpus logs/\n\nScenario          ci   full     disk   memory  processes  phases, for --only\n  tower-start     6 s  6 min    -      1 GB    11         100/s, 1000/s, unpaced,\n                                                          sustained\n  last-value      2 s  2 min    -      100 MB  4          snapshot, persona\n  debate          5 s  1 min    -      100 MB  10         pair, meeting, sleep,\n                                                          baselines\n  selective-wake  2 s  20 s     -      100 MB  6          -\n  normal-day      3 s  2 min    2 GB   300 MB  6          -\n  runaway         6 s  3 min    250 MB 300 MB  5          same, different\n  rotation        5 s  1 min    10 MB  100 MB  7          -\n  week            15 s 10 min   7 GB   300 MB  4          -\n\nweek of N bytes of text takes N/3 of disk and 64 MiB for each service, up to\n4 GB of text 2 N more for SQLite; it says what is needed and left first.\n\nEach has a bus, a daemon and a log directory of its own, gone at the end:\n`--bus` and `--logs` change nothing.\n\nExit codes: 0 all counts are right, 1 some are not (see the report), 2 error."))]
+    #[command(after_help = concat!("Examples:\n  millpond replay tower-start --size ci\n  millpond replay tower-start --only 1000/s\n  millpond replay debate --only pair --json | jq .pair.asleep.p50_ns\n  millpond replay week --size 1GB,4GB,16GB --dir /var/tmp --corpus logs/\n\nScenario          ci   full     disk   memory  processes  phases, for --only\n  tower-start     6 s  6 min    -      1 GB    11         100/s, 1000/s, unpaced,\n                                                          sustained\n  last-value      2 s  2 min    -      100 MB  4          snapshot, persona\n  debate          5 s  1 min    -      100 MB  10         pair, meeting, sleep,\n                                                          baselines\n  selective-wake  2 s  20 s     -      100 MB  6          -\n  normal-day      3 s  2 min    2 GB   300 MB  6          -\n  runaway         6 s  3 min    250 MB 300 MB  5          same, different\n  rotation        5 s  1 min    10 MB  100 MB  7          -\n  ptys            5 s  1 min    10 GB  500 MB  26         -\n  week            15 s 10 min   7 GB   300 MB  4          -\n\nweek of N bytes of text takes N/3 of disk and 64 MiB for each service, up to\n4 GB of text 2 N more for SQLite; it says what is needed and left first.\n\nEach has a bus, a daemon and a log directory of its own, gone at the end:\n`--bus` and `--logs` change nothing.\n\nExit codes: 0 all counts are right, 1 some are not (see the report), 2 error."))]
     Replay(ReplayFlags),
     /// Print a completion script for a shell
     #[command(after_help = concat!("Examples:\n  millpond completions bash > ~/.local/share/bash-completion/completions/millpond"))]
@@ -333,6 +341,99 @@ pub(crate) struct StatsFlags {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct CaptureFlags {
+    /// Service whose log takes the lines
+    #[arg(long, value_name = "NAME", required_unless_present = "file")]
+    pub(crate) service: Option<String>,
+    /// Two pipes in place of a terminal: output and errors are told apart
+    #[arg(long)]
+    pub(crate) pipe: bool,
+    /// Keep the exact bytes with their times in this file (asciicast version 2: `asciinema play FILE`); one that
+    /// exists is replaced
+    #[arg(long, value_name = "FILE")]
+    pub(crate) raw_to: Option<PathBuf>,
+    /// What becomes lines: what is read on a terminal, or every byte
+    #[arg(long, value_enum, default_value = "terminal", value_name = "VIEW")]
+    pub(crate) view: ViewFlag,
+    /// A line that has not ended is logged after this long without another byte
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "1s")]
+    pub(crate) partial_delay: Duration,
+    /// Level of the lines: auto, trace, debug, info, warn, error or fatal
+    #[arg(long, value_name = "LEVEL", default_value = "auto")]
+    pub(crate) level: String,
+    /// Size of the terminal where there is none in front, or one that says 0x0
+    #[arg(long, value_name = "COLUMNSxROWS", default_value = "80x24", value_parser = parse_terminal_size)]
+    pub(crate) size: WindowSize,
+    /// Who turns newlines into the two characters that a terminal needs: `own` is many times as fast with short
+    /// lines, and a program can see it (`stty -a` says `-onlcr`); `auto` is `kernel` where a person sits in front
+    #[arg(long, value_enum, default_value = "auto", value_name = "WHO")]
+    pub(crate) newlines: NewlinesFlag,
+    /// When the command has ended and others hold its terminal, listen to them until they are silent this long
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "100ms")]
+    pub(crate) linger: Duration,
+    /// Capture all the commands of this file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["service", "pipe", "raw_to", "view", "partial_delay", "level", "size", "newlines", "linger", "command"])]
+    pub(crate) file: Option<PathBuf>,
+    /// Only say whether the file is in order, and what it would run
+    #[arg(long, requires = "file")]
+    pub(crate) check: bool,
+    /// The command and its arguments
+    #[arg(last = true, value_name = "COMMAND", required_unless_present = "file")]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ViewFlag {
+    Terminal,
+    Exact,
+}
+
+impl From<ViewFlag> for View {
+    fn from(flag: ViewFlag) -> Self {
+        match flag {
+            ViewFlag::Terminal => View::Terminal,
+            ViewFlag::Exact => View::Exact,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NewlinesFlag {
+    Auto,
+    Kernel,
+    Own,
+}
+
+impl From<NewlinesFlag> for Newlines {
+    fn from(flag: NewlinesFlag) -> Self {
+        match flag {
+            NewlinesFlag::Auto => Newlines::Auto,
+            NewlinesFlag::Kernel => Newlines::Kernel,
+            NewlinesFlag::Own => Newlines::Own,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AttachFlags {
+    /// Service, or SERVICE@PID for one of several captures of it
+    #[arg(value_name = "SERVICE")]
+    pub(crate) service: String,
+    /// Lines of what was there before [default: as many as are in memory]
+    #[arg(long, short = 'n', value_name = "N")]
+    pub(crate) lines: Option<u64>,
+    /// Bytes for a terminal, or asciicast lines for a program
+    #[arg(long, value_enum, default_value = "raw", value_name = "FORMAT")]
+    pub(crate) format: AttachFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AttachFormat {
+    Raw,
+    Asciicast,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct PipeFlags {
     /// Service whose log takes the lines
     #[arg(long, value_name = "NAME")]
@@ -343,7 +444,16 @@ pub(crate) struct PipeFlags {
     /// Level of the lines: auto, trace, debug, info, warn, error or fatal
     #[arg(long, value_name = "LEVEL", default_value = "auto")]
     pub(crate) level: String,
-    /// Copy standard input to standard output as well
+    /// What becomes lines: every byte, or what is read on a terminal
+    #[arg(long, value_enum, default_value = "exact", value_name = "VIEW")]
+    pub(crate) view: ViewFlag,
+    /// A line that has not ended is logged after this long without another byte, as a record that goes on; `query`
+    /// shows it and what comes later as one line
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "1s")]
+    pub(crate) partial_delay: Duration,
+    /// Copy standard input to standard output as well, byte for byte. As with `tee`, a slow reader slows down
+    /// whoever writes; one that closes (`| head`) is let go and the log goes on; where it cannot be written, the log
+    /// goes on and the exit code is 2
     #[arg(long)]
     pub(crate) tee: bool,
     /// Give up waiting for the daemon after this long [default: wait]
@@ -606,7 +716,7 @@ pub(crate) struct ReplayFlags {
     /// Directory of .log files that week takes its lines from [default: words put together]
     #[arg(long, value_name = "DIR")]
     pub(crate) corpus: Option<PathBuf>,
-    /// Makes the same week again
+    /// Makes the same week, or the same output of ptys, again
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) seed: u64,
 }
@@ -627,6 +737,8 @@ pub(crate) enum Scenario {
     Runaway,
     /// A thousand rotations with followers that miss nothing
     Rotation,
+    /// Eight captures on terminals that write as fast as they can: every byte, every line
+    Ptys,
     /// What operators ask of seven days of 24 services, beside SQLite and ripgrep
     Week,
 }

@@ -7,7 +7,6 @@ mod commands;
 mod conditions;
 mod config;
 mod flags;
-mod level;
 mod outcome;
 mod print;
 mod signals;

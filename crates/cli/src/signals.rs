@@ -2,12 +2,20 @@
 
 use std::thread;
 
+use millpond_capture::Controller;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
-use signal_hook::iterator::Signals;
+use signal_hook::consts::{
+    SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH,
+};
+use signal_hook::iterator::exfiltrator::Exfiltrator;
+use signal_hook::iterator::exfiltrator::raw::WithRawSiginfo;
+use signal_hook::iterator::{Signals, SignalsInfo};
 
 use crate::outcome::Failure;
+
+/// Of a signal that the kernel sent, such as for Ctrl-C; those of processes have other codes.
+const SI_KERNEL: i32 = 0x80;
 
 /// What a signal asks for.
 pub(crate) enum Asked {
@@ -36,6 +44,53 @@ pub(crate) fn watch_stop(on_stop: impl Fn(u8) + Send + 'static) -> Result<(), Fa
     })
 }
 
+/// For a captured command: signals are passed on to it, however often they come; it says what becomes of them. A
+/// changed size, and going on after a stop, are for the capture to look at.
+///
+/// `shares_terminal`: it is in our process group, so that a terminal that sends us a signal has sent it one too.
+pub(crate) fn watch_for_command(
+    controller: &Controller,
+    shares_terminal: bool,
+) -> Result<(), Failure> {
+    let passed_on = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2];
+    // SIGCHLD: a process that was started with it ignored would not be told what becomes of the command.
+    let looked_at = [SIGWINCH, SIGCONT, SIGCHLD];
+    let signals = SignalsInfo::<WithRawSiginfo>::new(passed_on.iter().chain(&looked_at))?;
+    let controller = controller.clone();
+    call(signals, move |info| match info.si_signo {
+        SIGWINCH | SIGCONT | SIGCHLD => controller.look(),
+        SIGINT | SIGQUIT if shares_terminal && info.si_code == SI_KERNEL => {}
+        signal => controller.signal(signal),
+    })
+}
+
+/// For what stops in order and takes its time: calls `on_stop` with each SIGTERM, SIGINT and SIGHUP, also with
+/// further ones. SIGHUP that this process was started to ignore, as by nohup, stays ignored.
+pub(crate) fn watch_each_stop(on_stop: impl Fn(i32) + Send + 'static) -> Result<(), Failure> {
+    // SIGCHLD: see `watch_for_command`.
+    let mut wanted = vec![SIGTERM, SIGINT, SIGCHLD];
+    if !is_ignored(SIGHUP) {
+        wanted.push(SIGHUP);
+    }
+    call(Signals::new(wanted)?, move |signal| {
+        if signal != SIGCHLD {
+            on_stop(signal);
+        }
+    })
+}
+
+/// Whether this process ignores a signal: by the mask that the kernel shows.
+fn is_ignored(signal: i32) -> bool {
+    let ignored = || {
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let mask = status
+            .lines()
+            .find_map(|line| line.strip_prefix("SigIgn:"))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    };
+    ignored().is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
+}
+
 /// Calls `on_closed` when nobody can read our standard output any more: with a pipe whose reader has ended.
 pub(crate) fn watch_output(on_closed: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
     thread::Builder::new()
@@ -55,16 +110,29 @@ pub(crate) fn watch_output(on_closed: impl FnOnce() + Send + 'static) -> Result<
     Ok(())
 }
 
-fn spawn(mut signals: Signals, on_signal: impl Fn(i32) + Send + 'static) -> Result<(), Failure> {
+/// A second stop ends the process at once.
+fn spawn(signals: Signals, on_signal: impl Fn(i32) + Send + 'static) -> Result<(), Failure> {
+    let mut stopping = false;
+    call(signals, move |signal| {
+        if matches!(signal, SIGTERM | SIGINT) && std::mem::replace(&mut stopping, true) {
+            #[expect(clippy::disallowed_methods, reason = "asked twice: leave at once")]
+            std::process::exit(2)
+        }
+        on_signal(signal);
+    })
+}
+
+fn call<E: Exfiltrator>(
+    mut signals: SignalsInfo<E>,
+    mut on_signal: impl FnMut(E::Output) + Send + 'static,
+) -> Result<(), Failure>
+where
+    SignalsInfo<E>: Send + 'static,
+{
     thread::Builder::new()
         .name("millpond-signals".to_owned())
         .spawn(move || {
-            let mut stopping = false;
             for signal in signals.forever() {
-                if matches!(signal, SIGTERM | SIGINT) && std::mem::replace(&mut stopping, true) {
-                    #[expect(clippy::disallowed_methods, reason = "asked twice: leave at once")]
-                    std::process::exit(2)
-                }
                 on_signal(signal);
             }
         })?;

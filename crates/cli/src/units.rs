@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::civil::{DateTime, Time};
 use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{Timestamp, Zoned};
+use millpond_capture::WindowSize;
 use millpond_logfile::format_time;
 
 /// Bytes: `65536`, `64KiB`, `64MiB`, `1GiB`, `64kB`, `64MB`, `1GB`.
@@ -44,6 +45,16 @@ pub(crate) fn format_size(bytes: u64) -> String {
         }
     }
     bytes.to_string()
+}
+
+/// Columns and rows: `80x24`.
+pub(crate) fn parse_terminal_size(text: &str) -> Result<WindowSize, String> {
+    let size = || {
+        let (columns, rows) = text.split_once('x')?;
+        let (columns, rows) = (columns.parse().ok()?, rows.parse().ok()?);
+        (columns > 0 && rows > 0).then_some(WindowSize { columns, rows })
+    };
+    size().ok_or_else(|| "a terminal has 1x1 to 65535x65535 characters: write 80x24".to_owned())
 }
 
 /// Real time.

@@ -9,12 +9,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use millpond_bus::{Bus, Guarantee, Stats};
+use millpond_capture::detect_level;
 use millpond_logfile::{Level, LevelSet, Query, Reader, SegmentText, list_segments, list_services};
 
 use crate::Run;
 use crate::args::Settings;
 use crate::flags::{DemoFeedFlags, DemoFlags};
-use crate::level;
 use crate::outcome::{Failure, Outcome};
 use crate::print::table::Table;
 use crate::print::{self, BOLD, DIM, GREEN, RED, stdout};
@@ -398,7 +398,7 @@ pub(crate) fn feed(flags: &DemoFeedFlags, settings: &Settings) -> Run {
         // Levels are found once: finding them is not what the demo is about.
         let mut lines: Vec<(millpond_bus::Level, &[u8])> = text
             .split(|&byte| byte == b'\n')
-            .map(|line| (level::detect(line), line))
+            .map(|line| (detect_level(line), line))
             .filter(|(_, line)| !line.is_empty())
             .collect();
         // A line that comes again at once would be counted and not written, and the rate told one of nothing done.

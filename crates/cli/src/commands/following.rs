@@ -139,7 +139,10 @@ impl<'s> Following<'s> {
         }
         match failed {
             Some(error) => Err(error.into()),
-            None => Ok(printed.out.flush()?),
+            None => {
+                printed.printer.print_held(printed.out)?;
+                Ok(printed.out.flush()?)
+            }
         }
     }
 

@@ -1,5 +1,7 @@
 //! One file per command: a plan from ready settings, then calls into the libraries.
 
+mod attach;
+mod capture;
 mod cat;
 mod config;
 mod consumer_watch;
@@ -32,6 +34,8 @@ use crate::flags::{ConfigAction, ConfigFlags};
 pub(crate) fn run(command: Command, settings: &Settings) -> Run {
     match command {
         Command::Daemon(_) => daemon::run(settings),
+        Command::Capture(flags) => capture::run(&flags, settings),
+        Command::Attach(flags) => attach::run(&flags, settings),
         Command::Pipe(flags) => pipe::run(&flags, settings),
         Command::Publish(flags) => publish::run(&flags, settings),
         Command::Query(flags) => query::run(&flags, settings),

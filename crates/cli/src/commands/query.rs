@@ -10,7 +10,7 @@ use jiff::tz::TimeZone;
 use millpond_bus::Rule;
 use millpond_logfile::{
     Counts, Cursor, Damage, Hit, LeftOut, Level, LevelSet, LogPosition, Order, Query, QueryReport,
-    Reader, check_service_name,
+    Reader, SegmentId, TIME_BYTES, check_service_name,
 };
 use serde_json::{Map, Value, json};
 
@@ -88,7 +88,7 @@ pub(crate) fn show(asked: &Asked, raw: bool, utc: bool, settings: &Settings) -> 
     let mut out = data_stdout();
     let several = asked.services.len() != 1 && (asked.follow || reader.services().len() > 1);
     let mut printed = Printed {
-        printer: printer(settings, raw, several, utc),
+        printer: printer(settings, raw, several, utc, !asked.newest_first),
         out: &mut out,
         lines: 0,
         left: None,
@@ -129,7 +129,8 @@ pub(crate) fn show(asked: &Asked, raw: bool, utc: bool, settings: &Settings) -> 
         None if asked.cursor.is_some() => following.print_new(None, &mut printed),
         None => Ok(()),
     };
-    let (lines, flushed) = (printed.lines, printed.out.flush());
+    let printed_all = printed.printer.end(printed.out);
+    let (lines, flushed) = (printed.lines, printed_all.and(printed.out.flush()));
     let ended = ended.and(flushed.map_err(Failure::from));
     let concluded = match ended {
         Err(failure) if failure.is_broken_pipe() => return Err(failure),
@@ -202,8 +203,14 @@ pub(crate) fn open(settings: &Settings) -> Result<Reader, Failure> {
     })
 }
 
-fn printer(settings: &Settings, raw: bool, with_service: bool, utc: bool) -> HitPrinter {
-    HitPrinter::new(if raw {
+fn printer(
+    settings: &Settings,
+    raw: bool,
+    with_service: bool,
+    utc: bool,
+    joins: bool,
+) -> HitPrinter {
+    let style = if raw {
         HitStyle::Raw
     } else if settings.json {
         HitStyle::Json
@@ -216,7 +223,8 @@ fn printer(settings: &Settings, raw: bool, with_service: bool, utc: bool) -> Hit
             with_service,
             zone,
         }
-    })
+    };
+    HitPrinter::new(style, joins)
 }
 
 /// The times of `--since` and `--until`.
@@ -308,6 +316,48 @@ fn print_each(
     }
 }
 
+/// What is printed of a line, held until those before it are found.
+struct HeldLine {
+    service: Box<str>,
+    position: (SegmentId, u64),
+    time_ns: u64,
+    level: Level,
+    /// The time as it stands in the line, the source, the message.
+    bytes: Box<[u8]>,
+    source_bytes: usize,
+}
+
+impl HeldLine {
+    fn new(hit: &Hit<'_>) -> Self {
+        HeldLine {
+            service: hit.service.into(),
+            position: (hit.segment_id, hit.offset),
+            time_ns: hit.time_ns,
+            level: hit.level,
+            bytes: [&hit.line[..TIME_BYTES], hit.source, hit.message]
+                .concat()
+                .into(),
+            source_bytes: hit.source.len(),
+        }
+    }
+
+    /// For a printer, which looks at nothing of the line but its time, source and message.
+    fn hit(&self) -> Hit<'_> {
+        let (segment_id, offset) = self.position;
+        let (source, message) = self.bytes[TIME_BYTES..].split_at(self.source_bytes);
+        Hit {
+            service: &self.service,
+            segment_id,
+            offset,
+            time_ns: self.time_ns,
+            level: self.level,
+            source,
+            message,
+            line: &self.bytes,
+        }
+    }
+}
+
 /// The newest lines, the oldest of them first.
 fn print_last(
     reader: &Reader,
@@ -316,13 +366,12 @@ fn print_last(
     is_wanted: &dyn Fn(&Hit<'_>) -> bool,
     printed: &mut Printed<'_>,
 ) -> Result<QueryReport, Failure> {
-    let mut lines: Vec<Vec<u8>> = Vec::new();
+    let mut lines: Vec<HeldLine> = Vec::new();
     let mut held_bytes = 0;
     // For the case that they are too many to be held: of each service its first and its last line, and how many
     // records of the first, which may be one that counts more.
     let mut bounds: BTreeMap<String, (LogPosition, LogPosition, u64)> = BTreeMap::new();
     let mut since_ns = u64::MAX;
-    let mut failed: Option<io::Error> = None;
     let mut left = lines_max;
     if left == 0 {
         return Ok(QueryReport::default());
@@ -341,24 +390,19 @@ fn print_last(
         }
         since_ns = since_ns.min(hit.time_ns);
         if held_bytes <= LAST_BYTES_MAX {
-            let mut line = Vec::new();
-            failed = printed.printer.print(&mut line, &hit).err();
-            line.shrink_to_fit();
-            held_bytes += size_of::<Vec<u8>>() + line.len();
+            let line = HeldLine::new(&hit);
+            held_bytes += size_of::<HeldLine>() + line.service.len() + line.bytes.len();
             lines.push(line);
             if held_bytes > LAST_BYTES_MAX {
                 lines = Vec::new();
             }
         }
         left -= 1;
-        match failed.is_some() || left == 0 {
+        match left == 0 {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         }
     })?;
-    if let Some(error) = failed {
-        return Err(error.into());
-    }
     if held_bytes > LAST_BYTES_MAX {
         let bounds = RefCell::new(bounds);
         let is_one = |hit: &Hit<'_>| {
@@ -381,7 +425,7 @@ fn print_last(
         return Ok(report);
     }
     for line in lines.iter().rev() {
-        printed.out.write_all(line)?;
+        printed.printer.print(printed.out, &line.hit())?;
     }
     printed.lines += lines.len() as u64;
     printed.out.flush()?;

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
 use millpond_loadgen::{
-    Criterion, all_met, debate, last_value, normal_day, rotation, runaway, selective_wake,
+    Criterion, all_met, debate, last_value, normal_day, ptys, rotation, runaway, selective_wake,
     tower_start, week,
 };
 use serde::Serialize;
@@ -59,6 +59,10 @@ pub(crate) fn run(flags: &ReplayFlags, settings: &Settings) -> Run {
             options.millpond = std::env::current_exe().ok();
         }),
         Scenario::Rotation => play!(rotation, |options| options.dir = flags.dir.clone()),
+        Scenario::Ptys => play!(ptys, |options| {
+            options.dir = flags.dir.clone();
+            options.seed = flags.seed;
+        }),
         Scenario::Week => play!(week, |options| {
             if let Size::Bytes(sizes) = &flags.size {
                 options.sizes = sizes.clone();

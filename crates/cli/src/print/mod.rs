@@ -52,7 +52,8 @@ pub(crate) fn warning_line(color: Color, message: &dyn Display) {
     talk(color, YELLOW, "warning", message);
 }
 
-fn talk(color: Color, style: Style, word: &str, message: &dyn Display) {
+/// `word: message` on standard error.
+pub(crate) fn talk(color: Color, style: Style, word: &str, message: &dyn Display) {
     let mut stderr = AutoStream::new(io::stderr(), choice(color));
     // Nobody is left to hear that standard error is closed.
     let _ = writeln!(stderr, "{style}{word}:{style:#} {message}");

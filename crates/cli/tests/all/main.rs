@@ -1,7 +1,12 @@
 //! The command from outside, as people and scripts meet it: each module opens with what it shows.
 
+mod attach;
+mod capture;
 mod commands;
 mod import;
+mod pipe;
+mod ptys;
 mod query;
+mod services;
 mod support;
 mod week;

@@ -1,6 +1,6 @@
 //! Processes of the command, and what they leave.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Output, Stdio};
 
 pub(crate) fn text(bytes: &[u8]) -> String {
@@ -53,5 +53,82 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A place of its own: bus, logs, no configuration of this host.
+pub(crate) struct Place {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) bus: String,
+    pub(crate) daemon: Option<Daemon>,
+}
+
+impl Place {
+    pub(crate) fn new(name: &str) -> Self {
+        let bus = format!("cli-{name}-{}", std::process::id());
+        Place {
+            dir: tempfile::tempdir().expect("a temporary place"),
+            bus,
+            daemon: None,
+        }
+    }
+
+    pub(crate) fn logs(&self) -> std::path::PathBuf {
+        self.dir.path().join("logs")
+    }
+
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_millpond"));
+        command
+            .args(args)
+            .env("MILLPOND_BUS", &self.bus)
+            .env("MILLPOND_LOGS", self.logs());
+        command
+            .env("MILLPOND_CONFIG", "/dev/null")
+            .env_remove("NO_COLOR")
+            .env("COLUMNS", "80");
+        command
+    }
+
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
+        self.command(args)
+            .stdin(Stdio::null())
+            .output()
+            .expect("the command starts")
+    }
+
+    pub(crate) fn feed(&self, args: &[&str], input: &[u8]) -> Output {
+        let mut command = self.command(args);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the command starts");
+        let mut stdin = child.stdin.take().expect("its input was asked for");
+        std::thread::scope(|scope| {
+            scope.spawn(move || stdin.write_all(input));
+            child.wait_with_output().expect("the command ends")
+        })
+    }
+
+    /// Starts a daemon and waits for its one line.
+    pub(crate) fn start(&mut self, args: &[&str]) -> String {
+        let mut command = self.command(&["daemon"]);
+        let daemon = Daemon::start(command.args(args));
+        self.daemon.insert(daemon).ready.clone()
+    }
+
+    /// SIGTERM; everything is written then.
+    pub(crate) fn stop(&mut self) {
+        self.daemon.take().expect("a daemon runs").stop();
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        drop(self.daemon.take());
+        if let Ok(bus) = millpond_bus::Bus::open(&self.bus) {
+            let _ = bus.remove();
+        }
     }
 }
