@@ -280,6 +280,9 @@ fn no_bit_of_sealed_text_flips_unreported() {
     let path = id.sealed_path(&dir);
     let good = fs::read(&path).unwrap();
     let (all, _) = run(logs.path(), &Query::new());
+    // zstd has a few bits that a decoder ignores, and codes with two readings of equal result. The
+    // checksum is of the text: what leaves the text as it was is no damage.
+    let mut without_effect = 0;
     for round in 0..200 {
         let mut bad = good.clone();
         let at = match round % 4 {
@@ -290,11 +293,16 @@ fn no_bit_of_sealed_text_flips_unreported() {
         bad[at] ^= 1 << random.below(8);
         fs::write(&path, bad).unwrap();
         let (found, report) = run(logs.path(), &Query::new());
-        assert!(!report.damage.is_empty(), "byte {at} of {}", good.len());
+        if report.damage.is_empty() {
+            assert_eq!(found, all, "byte {at} of {}", good.len());
+            without_effect += 1;
+            continue;
+        }
         assert!(is_part(&found, &all), "byte {at}");
         assert!(!found.is_empty(), "byte {at}: {report:?}");
         assert!(!verify_segment(&dir, id).unwrap().damage.is_empty());
     }
+    assert!(without_effect <= 10, "{without_effect} of 200 bits");
 }
 
 #[test]
