@@ -7,6 +7,8 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
+const TEST_SEED: &str = "MILLPOND_TEST_SEED";
+
 /// One command of a run.
 struct Task {
     what: &'static str,
@@ -123,8 +125,12 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    let seed = seed();
+    if let Some(seed) = &seed {
+        eprintln!("== {TEST_SEED}={seed}");
+    }
     for task in tasks {
-        if !run(task) {
+        if !run(task, seed.as_deref()) {
             return ExitCode::FAILURE;
         }
     }
@@ -134,7 +140,23 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn run(task: &Task) -> bool {
+/// What random tests start from: as given, else from the commit, so that a commit that passed here
+/// passes elsewhere; none outside a git work tree, where each test draws its own.
+fn seed() -> Option<String> {
+    if let Ok(given) = std::env::var(TEST_SEED) {
+        return Some(given);
+    }
+    let output = Command::new("git")
+        .args(["rev-parse", "--short=15", "HEAD"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .ok()?;
+    let commit = String::from_utf8(output.stdout).ok()?;
+    let seed = u64::from_str_radix(commit.trim().get(..15)?, 16).ok()?;
+    Some(seed.to_string())
+}
+
+fn run(task: &Task, seed: Option<&str>) -> bool {
     eprintln!("== {}: {} {}", task.what, task.program, task.args.join(" "));
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let started = Instant::now();
@@ -142,6 +164,7 @@ fn run(task: &Task) -> bool {
     command
         .args(task.args)
         .envs(task.environment.iter().copied())
+        .envs(seed.map(|seed| (TEST_SEED, seed)))
         .current_dir(root);
     let passed = match command.status() {
         Ok(status) => status.success(),
@@ -184,5 +207,5 @@ fn say_about_miri() {
         ],
         environment: &[("MIRIFLAGS", "-Zmiri-disable-isolation")],
     };
-    run(&task);
+    run(&task, None);
 }

@@ -206,11 +206,11 @@ impl Random {
 }
 
 fn seed() -> u64 {
-    let seed = std::env::var("MILLPOND_SEED")
+    let seed = std::env::var("MILLPOND_TEST_SEED")
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or_else(|| u64::from(std::process::id()) | 1 << 40);
-    println!("MILLPOND_SEED={seed}");
+    println!("MILLPOND_TEST_SEED={seed}");
     seed
 }
 

@@ -23,11 +23,11 @@ pub(crate) struct Random(u64);
 impl Random {
     /// Prints its seed, which cargo shows when the test fails.
     pub(crate) fn seeded() -> Self {
-        let seed = match std::env::var("MILLPOND_SEED") {
-            Ok(seed) => seed.parse().expect("MILLPOND_SEED is a number"),
+        let seed = match std::env::var("MILLPOND_TEST_SEED") {
+            Ok(seed) => seed.parse().expect("MILLPOND_TEST_SEED is a number"),
             Err(_) => u64::from(std::process::id()) << 20 | u64::from(line!()),
         };
-        eprintln!("MILLPOND_SEED={seed}");
+        eprintln!("MILLPOND_TEST_SEED={seed}");
         Random(seed)
     }
 

@@ -1,7 +1,7 @@
 //! Queries against a naive reference over the same logs: with good indexes, with bad ones, with
 //! none, with torn text, and while the files are written and deleted.
 //!
-//! `MILLPOND_SEED` repeats a run; each test prints its seed.
+//! `MILLPOND_TEST_SEED` repeats a run; each test prints its seed.
 
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "helpers of a test")]
 

@@ -19,13 +19,13 @@ use tempfile::TempDir;
 pub struct Random(u64);
 
 impl Random {
-    /// From `MILLPOND_SEED`, or a new seed. It is printed, so that a failure can be repeated.
+    /// From `MILLPOND_TEST_SEED`, or a new seed. It is printed, so that a failure can be repeated.
     pub fn seeded() -> Self {
-        let given = std::env::var("MILLPOND_SEED")
+        let given = std::env::var("MILLPOND_TEST_SEED")
             .ok()
             .and_then(|text| text.parse().ok());
         let seed = given.unwrap_or_else(|| std::hash::RandomState::new().build_hasher().finish());
-        eprintln!("MILLPOND_SEED={seed}");
+        eprintln!("MILLPOND_TEST_SEED={seed}");
         Random(seed | 1)
     }
 
