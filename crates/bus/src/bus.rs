@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::commit::{self, ServiceCommit};
-use crate::control::Control;
+use crate::control::{self, Control};
 use crate::doorbell;
 use crate::drain::{Doorbell, Drain};
 use crate::error::{Error, ErrorKind};
@@ -124,7 +124,22 @@ impl Bus {
     /// # Errors
     /// `NotFound` where there is none; else as [`Bus::attach`].
     pub fn open(name: &str) -> Result<Self, Error> {
-        Ok(Self::over(Control::open(name, Access::default())?))
+        Self::open_shared(name, None)
+    }
+
+    /// As [`Bus::open`], for a bus that another user shares through a group: only objects of our own user and of
+    /// this group are believed. Whoever owns the bus needs not name the group.
+    ///
+    /// ```
+    /// use millpond_bus::{Bus, ErrorKind};
+    /// let error = Bus::open_shared("no-such-bus-here", Some(100)).unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::NotFound);
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Bus::open`].
+    pub fn open_shared(name: &str, group_id: Option<u32>) -> Result<Self, Error> {
+        Ok(Self::over(Control::open(name, Access { group_id })?))
     }
 
     fn over(control: Control) -> Self {
@@ -141,7 +156,7 @@ impl Bus {
 
     /// Tells this bus from every other one, also from a later one of the same name.
     pub fn identity(&self) -> String {
-        format!("{} {:x}", self.control.bus, self.control.created_ns)
+        control::identity(&self.control.bus, self.control.created_ns)
     }
 
     /// The limits it was created with.
@@ -193,6 +208,23 @@ impl Bus {
     /// `AlreadyRunning` while another process (or another drain of this one) is the consumer.
     pub fn drain(&self) -> Result<Drain, Error> {
         Drain::open(Arc::clone(&self.control), self.registered)
+    }
+
+    /// Whether the bus is whole: a process that may write to its shared memory can also truncate it, or wipe it. Numbers
+    /// that were read from it meanwhile are worth nothing then. A few loads.
+    ///
+    /// ```
+    /// use millpond_bus::{Bus, BusOptions};
+    /// let bus = Bus::attach(&format!("doc-check-{}", std::process::id()), &BusOptions::default())?;
+    /// bus.check()?;
+    /// # bus.remove()?;
+    /// # Ok::<(), millpond_bus::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `Lost`, with the object and what to do.
+    pub fn check(&self) -> Result<(), Error> {
+        self.control.check()
     }
 
     /// The rules in force.
@@ -328,25 +360,10 @@ impl Bus {
             );
             return Err(Error::new(ErrorKind::AlreadyRunning, message));
         }
-        for entry in self.control.directory.iter() {
-            // ORDERING: Acquire; pairs with the Release that registered the lane.
-            let word = entry.word.load(Ordering::Acquire);
-            if word != 0 {
-                object::unlink(&object::lane_name(&self.control.bus, word >> 8));
-            }
-        }
-        for entry in self.control.outboxes.iter() {
-            // ORDERING: Acquire; pairs with the Release that registered the outbox.
-            let word = entry.word.load(Ordering::Acquire);
-            if word != 0 {
-                object::unlink(&object::outbox_name(&self.control.bus, word >> 8));
-            }
-        }
-        for slot in self.control.subscribers.iter() {
-            // ORDERING: Relaxed; names of subscribers that are gone are no harm.
-            let epoch = slot.epoch.load(Ordering::Relaxed);
-            if epoch != 0 {
-                object::unlink(&object::subscriber_name(&self.control.bus, epoch));
+        // Also what nothing names, since whoever made it died before it was entered.
+        for found in object::list(&self.control.bus) {
+            if ["lane", "outbox", "subscriber"].contains(&found.kind.as_str()) {
+                object::unlink(&found.name);
             }
         }
         object::unlink(&object::control_name(&self.control.bus));

@@ -23,7 +23,7 @@ use crate::error::{Error, ErrorKind};
 use crate::layout::{CHANNELS_MAX, SUBSCRIBERS_MAX, SubscriberSlot};
 use crate::names::{self, INLINE_NAME_ID};
 use crate::pattern::Pattern;
-use crate::subscribers::READY;
+use crate::subscribers;
 use crate::sync::atomic::Ordering;
 
 /// The channel of a pattern, made where it is new.
@@ -95,8 +95,7 @@ pub(crate) fn has_listeners(control: &Control, channel: u32) -> bool {
     control
         .subscribers
         .iter()
-        // ORDERING: Acquire; the channels were stored before the slot was put in use.
-        .any(|slot| slot.state.load(Ordering::Acquire) == READY && listens_to(slot, channel))
+        .any(|slot| subscribers::is_in_use(slot) && listens_to(slot, channel))
 }
 
 fn listens_to(slot: &SubscriberSlot, channel: u32) -> bool {

@@ -26,6 +26,9 @@ const STEP_NS: i64 = 10_000_000;
 const SLEW_DIVISOR: u64 = 20;
 /// How often a reader tries to find the page at rest before it goes on with the line it knows.
 const RETRIES_MAX: u32 = 128;
+/// The last moment there is, in 2116, so that days can be added to any reading: any member of the bus may have written to
+/// the calibration page.
+const TIME_NS_MAX: u64 = 1 << 62;
 /// A calibration over less than this says little.
 const INTERVAL_MIN_NS: u64 = 300_000_000;
 
@@ -84,6 +87,7 @@ impl Line {
         let elapsed = u128::from(tsc.wrapping_sub(self.tsc_base));
         self.ns_base
             .wrapping_add(((elapsed * u128::from(self.rate_in_force)) >> 32) as u64)
+            .min(TIME_NS_MAX)
     }
 }
 
@@ -141,6 +145,8 @@ pub struct Clock {
     known: Cell<(u64, Line)>,
     /// The last reading: one clock never steps back, whatever becomes of the page.
     last_ns: Cell<u64>,
+    /// Without the counter, while the real clock has stepped back: the reading then, and the monotonic clock's.
+    ahead: Cell<Option<(u64, u64)>>,
 }
 
 impl fmt::Debug for Clock {
@@ -161,6 +167,7 @@ impl Clock {
             uses_tsc,
             known,
             last_ns: Cell::new(0),
+            ahead: Cell::new(None),
         }
     }
 
@@ -182,7 +189,7 @@ impl Clock {
         let now_ns = if self.uses_tsc {
             self.tsc_ns(read_counter())
         } else {
-            realtime_ns()
+            self.without_step_back(realtime_ns(), monotonic_ns)
         };
         self.last_ns.set(self.last_ns.get().max(now_ns));
         self.last_ns.get()
@@ -205,6 +212,21 @@ impl Clock {
         let now_ns = self.now_ns();
         load_fence();
         now_ns
+    }
+
+    /// The real clock, and where it has stepped back, what goes on from there 5 % slower until it has caught up: what is
+    /// due must not wait until then.
+    fn without_step_back(&self, real_ns: u64, monotonic_ns: impl Fn() -> u64) -> u64 {
+        let last_ns = self.last_ns.get();
+        if real_ns >= last_ns {
+            self.ahead.set(None);
+            return real_ns;
+        }
+        let now_ns = monotonic_ns();
+        let (from_ns, since_ns) = self.ahead.get().unwrap_or((last_ns, now_ns));
+        self.ahead.set(Some((from_ns, since_ns)));
+        let elapsed_ns = now_ns.saturating_sub(since_ns);
+        from_ns.saturating_add(elapsed_ns - elapsed_ns / SLEW_DIVISOR)
     }
 
     #[inline(always)]
@@ -356,6 +378,14 @@ pub(crate) fn realtime_ns() -> u64 {
         .wrapping_add(now.tv_nsec as u64)
 }
 
+/// Time that nobody sets.
+fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    (now.tv_sec as u64)
+        .wrapping_mul(1_000_000_000)
+        .wrapping_add(now.tv_nsec as u64)
+}
+
 /// Whether the kernel keeps its own time with the counter, which it only does where it is invariant and
 /// the same on all cores.
 fn counter_is_trusted() -> bool {
@@ -413,6 +443,81 @@ mod tests {
         let page: Pinned<CalibrationPage> = region.pin(0).expect("fits");
         initialise(&page);
         page
+    }
+
+    #[test]
+    fn whatever_the_page_says_there_is_room_behind_a_reading() {
+        let region = Region::heap(size_of::<CalibrationPage>()).expect("heap");
+        let page: Pinned<CalibrationPage> = region.pin(0).expect("fits");
+        page.uses_tsc.store(1, Ordering::Relaxed);
+        for (base, rate) in [(u64::MAX, 0), (u64::MAX - 1000, 1), (7, u64::MAX), (0, 0)] {
+            page.ns_base.store(base, Ordering::Relaxed);
+            page.rate_in_force.store(rate, Ordering::Relaxed);
+            page.sequence.fetch_add(2, Ordering::Relaxed);
+            let clock = Clock::new(page.clone());
+            assert!(clock.now_ns() <= TIME_NS_MAX, "{base} {rate}");
+            assert!(clock.stamp_ns() <= TIME_NS_MAX, "{base} {rate}");
+        }
+    }
+
+    #[test]
+    fn without_the_counter_an_hour_back_stops_nothing() {
+        const HOUR_NS: u64 = 3_600_000_000_000;
+        let region = Region::heap(size_of::<CalibrationPage>()).expect("heap");
+        let clock = Clock::new(region.pin(0).expect("fits"));
+        assert_eq!(clock.source(), ClockSource::Realtime);
+        let read = |real_ns: u64, monotonic_ns: u64| {
+            let now_ns = clock.without_step_back(real_ns, || monotonic_ns);
+            clock.last_ns.set(clock.last_ns.get().max(now_ns));
+            clock.last_ns.get()
+        };
+        let start_ns = 10 * HOUR_NS;
+        assert_eq!(read(start_ns, 1000), start_ns);
+        // Back by an hour: it goes on, never back, and within 5 % of the true pace.
+        assert_eq!(read(start_ns - HOUR_NS, 2000), start_ns);
+        let later_ns = read(start_ns - HOUR_NS + 1_000_000, 1_002_000);
+        assert_eq!(later_ns, start_ns + 950_000);
+        // Back once more, and forward again behind where we are.
+        assert_eq!(
+            read(start_ns - 2 * HOUR_NS, 2_002_000),
+            start_ns + 1_900_000
+        );
+        assert_eq!(read(start_ns - 5, 3_002_000), start_ns + 2_850_000);
+        // It has caught up; and a step forward is followed at once.
+        assert_eq!(read(start_ns + HOUR_NS, 4_002_000), start_ns + HOUR_NS);
+        assert_eq!(read(start_ns + HOUR_NS - 1, 5_002_000), start_ns + HOUR_NS);
+    }
+
+    #[test]
+    fn the_line_follows_an_hour_forward_at_once_and_an_hour_back_without_a_step() {
+        const HOUR_NS: i64 = 3_600_000_000_000;
+        // A counter of 1 GHz.
+        let line = Line {
+            tsc_base: 0,
+            ns_base: 20 * HOUR_NS as u64,
+            rate_in_force: 1 << 32,
+            rate: 1 << 32,
+        };
+        let forward = corrected(line, 1_000, HOUR_NS, INTERVAL_MIN_NS);
+        assert_eq!(forward.at(1_000), line.at(1_000) + 1 + HOUR_NS as u64);
+        assert_eq!(forward.rate_in_force, line.rate);
+        let mut back = corrected(line, 1_000, -HOUR_NS, INTERVAL_MIN_NS);
+        let second = 1_000_000_000;
+        for round in 1..100u64 {
+            let tsc = 1_000 + round * second;
+            let passed_ns = back.at(tsc) - back.at(tsc - second);
+            // Deadlines are met 5 % late at most.
+            assert!(
+                (949_000_000..=951_000_000).contains(&passed_ns),
+                "{passed_ns}"
+            );
+            assert!(back.at(tsc) > line.at(1_000));
+            back = corrected(back, tsc, -HOUR_NS + (round * second / 20) as i64, second);
+            assert_eq!(
+                back.rate, line.rate,
+                "a step says nothing about the counter"
+            );
+        }
     }
 
     #[test]

@@ -19,7 +19,12 @@ use crate::control::Control;
 use crate::layout::{
     LANES_MAX, LaneCommitSlot, SERVICES_MAX, ServiceCommitSlot, load_text, store_text,
 };
+use crate::ring::PLAUSIBLE_MAX;
 use crate::sync::atomic::{AtomicU64, Ordering, fence};
+
+/// Of the checksum of a service's slot: any odd numbers without a pattern.
+const SUM_START: u64 = 0x9e37_79b9_7f4a_7c15;
+const SUM_FACTOR: u64 = 0xd6e8_feb8_6659_fd93;
 
 /// How far one service's log is committed: the part of the file that is true after a crash.
 ///
@@ -121,23 +126,26 @@ impl LaneCommitSlot {
     pub(crate) fn load(&self) -> LaneCommit {
         // ORDERING: Relaxed throughout; after the Acquire of the flip word (K1).
         let get = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        // The consumer counts on from here, and others may have written here.
+        let count = |word| get(word).min(PLAUSIBLE_MAX);
         LaneCommit {
             epoch: get(&self.epoch),
             position: get(&self.position),
             sequence_next: get(&self.sequence_next),
-            delivered: get(&self.delivered),
-            written: get(&self.written),
-            rejected: get(&self.rejected),
-            missing: get(&self.missing),
-            delivered_bytes: get(&self.delivered_bytes),
-            coalesced: get(&self.coalesced),
-            suppressed: get(&self.suppressed),
+            delivered: count(&self.delivered),
+            written: count(&self.written),
+            rejected: count(&self.rejected),
+            missing: count(&self.missing),
+            delivered_bytes: count(&self.delivered_bytes),
+            coalesced: count(&self.coalesced),
+            suppressed: count(&self.suppressed),
         }
     }
 }
 
 impl ServiceCommitSlot {
-    fn store(&self, commit: &ServiceCommit) {
+    /// `generation` is the one that will make it true.
+    fn store(&self, commit: &ServiceCommit, generation: u64) {
         // ORDERING: Relaxed throughout; published by the Release flip (K1).
         let put = |word: &AtomicU64, value| word.store(value, Ordering::Relaxed);
         store_text(&self.name, &commit.name);
@@ -156,29 +164,72 @@ impl ServiceCommitSlot {
         put(&self.suppressed_first_ns, untold.suppressed_first_ns);
         put(&self.suppressed_last_ns, untold.suppressed_last_ns);
         put(&self.redacted, commit.redacted);
+        put(&self.checksum, self.sum(generation));
+    }
+
+    /// Makes it speak of no service, with a look first: it seldom does.
+    fn clear(&self) {
+        // ORDERING: Relaxed; as in `store`.
+        if self.name[0].load(Ordering::Relaxed) != 0 {
+            store_text(&self.name, "");
+        }
+    }
+
+    /// What the checksum should be. It finds strays, and not whoever wants to be believed: for that there is a bound on
+    /// what the sink removes.
+    fn sum(&self, generation: u64) -> u64 {
+        let numbers = [
+            &self.segment_id,
+            &self.length_bytes,
+            &self.lines,
+            &self.bytes,
+            &self.segments,
+            &self.repeats,
+            &self.repeat_first_ns,
+            &self.repeat_last_ns,
+            &self.repeat_level,
+            &self.suppressed,
+            &self.suppressed_first_ns,
+            &self.suppressed_last_ns,
+            &self.redacted,
+        ];
+        let words = (self.name.iter()).chain(numbers).chain(&self.repeat_source);
+        // ORDERING: Relaxed; of our own stores, or after the Acquire of the flip word (K1).
+        words.fold(generation ^ SUM_START, |sum, word| {
+            let mixed = (sum ^ word.load(Ordering::Relaxed)).wrapping_mul(SUM_FACTOR);
+            mixed ^ mixed >> 32
+        })
+    }
+
+    /// Whether it is as the consumer of this generation left it.
+    fn is_whole(&self, generation: u64) -> bool {
+        // ORDERING: Relaxed; after the Acquire of the flip word (K1).
+        self.checksum.load(Ordering::Relaxed) == self.sum(generation)
     }
 
     fn load(&self) -> ServiceCommit {
         // ORDERING: Relaxed throughout; after the Acquire of the flip word (K1).
         let get = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        // As of a lane.
+        let count = |word| get(word).min(PLAUSIBLE_MAX);
         ServiceCommit {
             name: load_text(&self.name),
             segment_id: get(&self.segment_id),
-            length_bytes: get(&self.length_bytes),
-            lines: get(&self.lines),
-            bytes: get(&self.bytes),
-            segments: get(&self.segments),
+            length_bytes: count(&self.length_bytes),
+            lines: count(&self.lines),
+            bytes: count(&self.bytes),
+            segments: count(&self.segments),
             untold: Untold {
-                repeats: get(&self.repeats),
+                repeats: count(&self.repeats),
                 repeat_first_ns: get(&self.repeat_first_ns),
                 repeat_last_ns: get(&self.repeat_last_ns),
                 repeat_level: get(&self.repeat_level) as u8,
                 repeat_source: load_text(&self.repeat_source),
-                suppressed: get(&self.suppressed),
+                suppressed: count(&self.suppressed),
                 suppressed_first_ns: get(&self.suppressed_first_ns),
                 suppressed_last_ns: get(&self.suppressed_last_ns),
             },
-            redacted: get(&self.redacted),
+            redacted: count(&self.redacted),
         }
     }
 }
@@ -191,10 +242,16 @@ pub(crate) struct CommitArea {
 }
 
 impl CommitArea {
-    /// The committed state as the last consumer left it.
+    /// The committed state as the last consumer left it, without the services whose slots are not as it left them.
     pub(crate) fn load(control: &Control) -> Self {
-        let bank = bank(&control.consumer.generation);
-        let services = services(control, bank);
+        // ORDERING: Acquire (K1).
+        let generation = control.consumer.generation.load(Ordering::Acquire);
+        // Of a slot that somebody else has written to nothing is known. It may also be empty now, so all are looked at.
+        let services = (control.service_commits[(generation & 1) as usize].iter())
+            .filter(|slot| slot.is_whole(generation))
+            .map(ServiceCommitSlot::load)
+            .filter(|commit| !commit.name.is_empty())
+            .collect();
         CommitArea {
             services,
             lanes: vec![LaneCommit::default(); LANES_MAX],
@@ -241,8 +298,13 @@ impl CommitArea {
             }
         }
         for (slot, commit) in self.services.iter().enumerate() {
-            control.service_commits[bank][slot].store(commit);
+            control.service_commits[bank][slot].store(commit, next);
         }
+        // A service that was not whole may have been taken out: the list ends here.
+        if let Some(behind) = control.service_commits[bank].get(self.services.len()) {
+            behind.clear();
+        }
+        kill_point!("consumer.bank_written");
         // ORDERING: Release (K1). Everything in the bank before the word that makes it true.
         generation.store(next, Ordering::Release);
     }

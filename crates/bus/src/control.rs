@@ -1,8 +1,11 @@
 //! The control segment: created by whoever comes first, read by everyone.
 //!
 //! Ordering pair C1, `ready`: Release by the creator after everything else -> Acquire by all who attach.
-//! Rules are replaced by the consumer under `rules_sequence` (odd while it writes), a seqlock.
+//! Rules are replaced by the consumer: it writes the bank that is not in force, and one store of `rules_sequence` puts it
+//! in force (R1: Release -> Acquire by readers, who look again afterwards). Killed in between, it leaves the old table.
 
+use std::hash::{BuildHasher, RandomState};
+use std::mem::offset_of;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,6 +70,7 @@ pub(crate) struct Control {
     pub(crate) history_marks: Pinned<[HistoryMark; HISTORIES_MAX]>,
     /// Touch none whose mark is not set: it has no memory.
     pub(crate) histories: Pinned<[HistoryBlock; HISTORIES_MAX]>,
+    ready: Pinned<ReadyLine>,
     region: Arc<Region>,
 }
 
@@ -82,8 +86,10 @@ impl Control {
         let name = object::control_name(bus);
         match object::create(&name, CONTROL_BYTES, CONTROL_ALLOCATED_BYTES, access)? {
             Created::New(object) => {
+                kill_point!("creator.object_made");
                 object::try_lock(&object.descriptor);
                 initialise(&object.region, rules, limits)?;
+                kill_point!("creator.ready");
                 object::unlock(&object.descriptor);
                 Self::over(bus, access, object.region)
             }
@@ -94,7 +100,13 @@ impl Control {
     /// Attaches to a bus that must exist.
     pub(crate) fn open(bus: &str, access: Access) -> Result<Self, Error> {
         object::check_bus_name(bus)?;
-        Self::attach_existing(bus, access, &object::control_name(bus), None)
+        let name = object::control_name(bus);
+        let access = match access.group_id {
+            // What we made ourselves for a group we need not be told again.
+            None => object::own_access(&name),
+            Some(_) => access,
+        };
+        Self::attach_existing(bus, access, &name, None)
     }
 
     /// The object exists; its creator may be at work in it, or may have died in the middle.
@@ -125,7 +137,8 @@ impl Control {
         }
         let Some((rules, limits)) = remake else {
             let message = format!(
-                "bus {bus:?} was never finished by its creator: remove it by attaching a publisher"
+                "bus {bus:?} was never finished by its creator, or was truncated or wiped: stop its processes, and \
+                 start `millpond daemon --bus {bus}` or a publisher, which makes it anew"
             );
             return Err(Error::new(ErrorKind::WrongLayout, message));
         };
@@ -157,13 +170,15 @@ impl Control {
         Self::over(bus, access, region)
     }
 
-    fn over(bus: &str, access: Access, region: Arc<Region>) -> Result<Self, Error> {
+    /// The parts of a segment that is mapped or copied, after a check of its header.
+    pub(crate) fn over(bus: &str, access: Access, region: Arc<Region>) -> Result<Self, Error> {
         let name = object::control_name(bus);
         let header: ControlHeader = region.read(0);
         let wrong = |what: &str, found: u64, expected: u64| {
             let message = format!(
                 "shared memory {name} has {what} {found}, expected {expected}: another millpond release made \
-                 it; stop its processes and remove /dev/shm{name}"
+                 it; drain it with that one (`millpond daemon --drain`), or see `millpond gc --bus {bus}` before \
+                 /dev/shm{name} is removed"
             );
             Error::new(ErrorKind::WrongLayout, message)
         };
@@ -211,29 +226,71 @@ impl Control {
             source_origins: region.pin(SOURCE_ORIGINS_OFFSET).ok_or_else(short)?,
             history_marks: region.pin(HISTORY_MARKS_OFFSET).ok_or_else(short)?,
             histories: region.pin(HISTORIES_OFFSET).ok_or_else(short)?,
+            ready: region.pin(READY_OFFSET).ok_or_else(short)?,
             region,
         })
+    }
+
+    /// A number for a new object, which no other object of this bus has. `is_squatted`: the name of the last one was
+    /// taken, by somebody who guesses names and may have taken the next ones too, so it goes somewhere else.
+    pub(crate) fn next_epoch(&self, is_squatted: bool) -> Result<u64, Error> {
+        let step = match is_squatted {
+            true => RandomState::new().hash_one(self.created_ns) >> 32,
+            false => 0,
+        } + 1;
+        let last_epoch = &self.request.last_epoch;
+        // ORDERING: Relaxed; the number only has to be unique.
+        let epoch = last_epoch
+            .fetch_add(step, Ordering::Relaxed)
+            .wrapping_add(step);
+        // Directory words have room for 56 bits. No bus gets there: somebody has written over the counter.
+        if epoch == 0 || epoch >> 56 != 0 {
+            let message = format!(
+                "the control segment of bus {:?} is damaged: its last epoch is {epoch}, the limit is 2^56; stop \
+                 its processes and remove the bus",
+                self.bus
+            );
+            return Err(Error::new(ErrorKind::WrongLayout, message));
+        }
+        Ok(epoch)
+    }
+
+    /// Whether this is still the bus that was attached to: its memory may have been truncated, or wiped. A few loads.
+    ///
+    /// # Errors
+    /// `Lost`, with the object and what to do.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let created_ns: U64 = self.region.read(offset_of!(ControlHeader, created_ns));
+        // ORDERING: Acquire (C1).
+        let is_ready = self.ready.ready.load(Ordering::Acquire) == 1;
+        if is_ready && created_ns.get() == self.created_ns && !self.region.is_lost() {
+            return Ok(());
+        }
+        let bus = &self.bus;
+        let message = format!(
+            "the shared memory of bus {bus:?} was truncated or wiped while it was in use: a process that may write to \
+             /dev/shm{} did that; stop the processes of this bus, remove /dev/shm/millpond.{bus}.*, and start them \
+             again. Logs are not affected",
+            object::control_name(bus)
+        );
+        Err(Error::new(ErrorKind::Lost, message))
     }
 
     /// The rule table as it stands. Retries while the consumer replaces it.
     pub(crate) fn rules(&self) -> Result<RuleTable, Error> {
         for _ in 0..1000 {
-            // ORDERING: Acquire (seqlock); the copies below come after it.
+            // ORDERING: Acquire (R1); the copies below come after it.
             let before = self.consumer.rules_sequence.load(Ordering::Acquire);
+            let bank = (before & 1) as usize;
             // ORDERING: Relaxed; validated by the second look at the sequence.
-            let count = self.consumer.rules_count.load(Ordering::Relaxed) as usize;
+            let count = self.consumer.rules_counts[bank].load(Ordering::Relaxed) as usize;
             let entries: Vec<RuleEntry> = (0..count.min(RULES_MAX))
-                .map(|index| {
-                    self.region
-                        .read(RULES_OFFSET + index * size_of::<RuleEntry>())
-                })
+                .map(|index| self.region.read(rule_offset(bank, index)))
                 .collect();
-            // ORDERING: Acquire fence (seqlock); the copies above come before the second look.
+            // ORDERING: Acquire fence; the copies above come before the second look.
             fence(Ordering::Acquire);
-            // ORDERING: Relaxed; ordered by the fence.
-            if before.is_multiple_of(2)
-                && self.consumer.rules_sequence.load(Ordering::Relaxed) == before
-            {
+            // ORDERING: Relaxed; ordered by the fence. The bank is only written to after the word has moved on.
+            if self.consumer.rules_sequence.load(Ordering::Relaxed) == before {
                 return decode_rules(&self.bus, &entries);
             }
             std::thread::yield_now();
@@ -246,10 +303,18 @@ impl Control {
     /// their next look.
     pub(crate) fn install_rules(&self, rules: &RuleTable) {
         write_rules(&self.region, &self.consumer, rules);
-        // ORDERING: Release; the table before the number that announces it.
-        self.doorbell
-            .rules_generation
-            .fetch_add(1, Ordering::Release);
+        kill_point!("rules.in_force");
+        self.announce_rules();
+    }
+
+    /// Consumer only: has everybody follow the rules in force. True where they had not been told, also because an
+    /// earlier consumer died before it did.
+    pub(crate) fn announce_rules(&self) -> bool {
+        // ORDERING: Relaxed; only consumers write it, one after the other.
+        let sequence = self.consumer.rules_sequence.load(Ordering::Relaxed);
+        // ORDERING: AcqRel; the table before the number that announces it.
+        let before = (self.doorbell.rules_generation).swap(sequence, Ordering::AcqRel);
+        before != sequence
     }
 
     /// Consumer only: what people should know about it.
@@ -293,10 +358,13 @@ impl Control {
             // ORDERING: Relaxed; only sizes are summed.
             .map(|word| word.load(Ordering::Relaxed))
             .filter(|&word| word != 0)
-            .map(|word| DATA_OFFSET as u64 + (1 << (word & 0x3f)))
-            .sum();
+            // Others may have written any sizes.
+            .fold(0, |sum: u64, word| {
+                sum.saturating_add(DATA_OFFSET as u64 + (1 << (word & 0x3f)))
+            });
         let limit_bytes = self.limits.bus_bytes;
-        if used_bytes + DATA_OFFSET as u64 + ring_bytes > limit_bytes {
+        let with_it = used_bytes.saturating_add(DATA_OFFSET as u64 + ring_bytes);
+        if with_it > limit_bytes {
             let message = format!(
                 "a ring of {ring_bytes} bytes does not fit: bus {:?} uses {used_bytes} of its {limit_bytes} \
                  bytes; stop some publishers, lower `lane-bytes` or `outbox-bytes` of the rule, or raise \
@@ -315,6 +383,11 @@ impl Control {
             doorbell::wake(&self.doorbell.parked);
         }
     }
+}
+
+/// Tells a bus from every other one, also from a later one of the same name.
+pub(crate) fn identity(bus: &str, created_ns: u64) -> String {
+    format!("{bus} {created_ns:x}")
 }
 
 fn is_ready(region: &Arc<Region>) -> bool {
@@ -340,24 +413,26 @@ fn decode_rules(bus: &str, entries: &[RuleEntry]) -> Result<RuleTable, Error> {
     RuleTable::new(rules).map_err(|error| wrong(error.to_string()))
 }
 
+fn rule_offset(bank: usize, index: usize) -> usize {
+    RULES_OFFSET + (bank * RULES_MAX + index) * size_of::<RuleEntry>()
+}
+
+/// Writes the bank that is not in force and puts it in force with one store.
 fn write_rules(region: &Region, consumer: &Pinned<ConsumerLine>, rules: &RuleTable) {
     // ORDERING: Relaxed load; there is one writer, the creator or the holder of the lease.
-    let odd = consumer.rules_sequence.load(Ordering::Relaxed) | 1;
-    // ORDERING: Relaxed store, then a Release fence (seqlock): odd is seen before any new entry.
-    consumer.rules_sequence.store(odd, Ordering::Relaxed);
+    let next = (consumer.rules_sequence.load(Ordering::Relaxed)).wrapping_add(1);
+    let bank = (next & 1) as usize;
+    // ORDERING: Release fence. Whoever sees an entry of this bank change sees as well, when it looks again, that the
+    // other bank was in force: the reader's Acquire fence is the other end.
     fence(Ordering::Release);
     for (index, rule) in rules.iter().enumerate() {
-        let offset = RULES_OFFSET + index * size_of::<RuleEntry>();
-        region.copy_in(offset, RuleEntry::from(rule).as_bytes());
+        region.copy_in(rule_offset(bank, index), RuleEntry::from(rule).as_bytes());
+        kill_point!("rules.entry_written");
     }
     // ORDERING: Relaxed; published by the Release below.
-    consumer
-        .rules_count
-        .store(rules.len() as u32, Ordering::Relaxed);
-    // ORDERING: Release (seqlock): all entries before the even number.
-    consumer
-        .rules_sequence
-        .store(odd.wrapping_add(1), Ordering::Release);
+    consumer.rules_counts[bank].store(rules.len() as u32, Ordering::Relaxed);
+    // ORDERING: Release (R1). The bank before the word that puts it in force.
+    consumer.rules_sequence.store(next, Ordering::Release);
 }
 
 /// Fills in a fresh segment; `ready` last. The memory is zero, which is right for everything else.
@@ -389,19 +464,23 @@ fn initialise(region: &Arc<Region>, rules: &RuleTable, limits: Limits) -> Result
     // ORDERING: Relaxed; published by `ready` (C1).
     doorbell.fence_required.store(1, Ordering::Relaxed);
     write_rules(region, &consumer, rules);
+    // ORDERING: Relaxed; published by `ready` (C1).
+    let sequence = consumer.rules_sequence.load(Ordering::Relaxed);
+    doorbell.rules_generation.store(sequence, Ordering::Relaxed);
     // Subscribers may come before the first publisher: the channels are there from the start.
     let channels: Pinned<[NameSlot; CHANNELS_MAX]> =
         region.pin(CHANNELS_OFFSET).ok_or_else(short)?;
     for rule in rules.iter() {
         names::intern(&channels, rule.pattern.as_str());
     }
+    kill_point!("creator.filled");
     // ORDERING: Release (C1).
     ready.ready.store(1, Ordering::Release);
     Ok(())
 }
 
 /// The kernel's random id of this boot, so that an inspector can tell a copied segment from a live one.
-fn boot_id() -> [u8; 16] {
+pub(crate) fn boot_id() -> [u8; 16] {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
     u128::from_str_radix(&digits, 16).unwrap_or(0).to_be_bytes()

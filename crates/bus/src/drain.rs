@@ -30,7 +30,7 @@ use crate::names;
 use crate::object;
 use crate::outbox::Outbox;
 use crate::pattern::{Pattern, check_event_name};
-use crate::region::Pinned;
+use crate::region::{self, Pinned};
 use crate::ring::{self, Damage, Reader, RingHeader};
 use crate::rule::{Class, Rule, RuleTable};
 use crate::stats::ConsumerInfo;
@@ -41,7 +41,8 @@ mod estate;
 mod record;
 mod registry;
 
-pub(crate) use registry::SourceTotalsPlain;
+pub(crate) use attribution::{ObjectKey, lock_holder, read_lock_table};
+pub(crate) use registry::{SourceTotalsPlain, is_folded};
 
 use attribution::Attribution;
 use record::Recorder;
@@ -327,6 +328,10 @@ pub struct Drain {
     rotate_seen: u64,
     reload_seen: u64,
     notices: Vec<ConsumerNotice>,
+    /// Why lanes wait that could not be opened, while any do.
+    shortage: Option<String>,
+    /// Regions of this process that were lost when we looked last.
+    losses_seen: u32,
 }
 
 impl Drain {
@@ -341,6 +346,7 @@ impl Drain {
             );
             return Err(Error::new(ErrorKind::AlreadyRunning, message));
         }
+        kill_point!("open.lease");
         let barrier = registered && doorbell::membarrier_all();
         let clock = Clock::new(control.calibration.clone());
         let line = &control.consumer;
@@ -373,8 +379,13 @@ impl Drain {
             rotate_seen: line_value(&control.request.rotate_requests),
             reload_seen: line_value(&control.request.reload_requests),
             notices: Vec::new(),
+            shortage: None,
+            losses_seen: 0,
             control,
         };
+        if drain.control.announce_rules() {
+            channel::ring_all(&drain.control);
+        }
         drain.housekeep();
         // The one before us may have died between its last commit and the bell.
         drain.control.commit_bell.ring();
@@ -448,6 +459,45 @@ impl Drain {
         self.outboxes[channel as usize]
             .as_deref_mut()
             .ok_or_else(|| Error::new(ErrorKind::InvalidInput, "no outbox".to_owned()))
+    }
+
+    /// Whether the bus is whole: its memory may have been truncated, or wiped, by a process that may write to it. Lanes
+    /// that were truncated are given up, with a notice.
+    ///
+    /// After an error nothing is committed any more: a consumer that comes later goes on where the last commit was,
+    /// if the bus is still there. A few loads.
+    ///
+    /// # Errors
+    /// `Lost`, with the object and what to do.
+    pub fn check(&mut self) -> Result<(), Error> {
+        let losses = region::losses();
+        if losses != self.losses_seen {
+            self.give_up_lost_lanes();
+            let mut outboxes = self.outboxes.iter().flatten();
+            if let Some(lost) = outboxes.find(|outbox| outbox.is_lost()) {
+                let name = object::outbox_name(&self.control.bus, lost.epoch());
+                let message = format!(
+                    "/dev/shm{name} was truncated while it was in use: a process that may write to it did that; start \
+                     the consumer again, which makes a new one"
+                );
+                return Err(Error::new(ErrorKind::Lost, message));
+            }
+            self.losses_seen = losses;
+        }
+        self.control.check()
+    }
+
+    /// What they held is gone. Nobody else is affected.
+    #[cold]
+    fn give_up_lost_lanes(&mut self) {
+        for &slot in &self.open_slots {
+            if let Some(lane) = self.lanes[slot].as_deref_mut()
+                && !lane.quarantined
+                && let Some(damage) = lane.reader.loss()
+            {
+                quarantine(lane, damage, &mut self.notices);
+            }
+        }
     }
 
     /// The services and lengths of the last commit, also one of an earlier consumer.
@@ -555,8 +605,12 @@ impl Drain {
     /// Makes a group true: the services' new lengths and the lanes' positions, in one store. Then releases
     /// the lanes and wakes whoever waited for that.
     ///
-    /// `durable` says that the group is on the disk as well. Costs a few microseconds.
+    /// `durable` says that the group is on the disk as well. Costs a few microseconds. Does nothing on a bus that is not
+    /// whole, see [`Drain::check`].
     pub fn commit(&mut self, mark: Mark, services: &[ServiceCommit], durable: bool) {
+        if self.control.check().is_err() {
+            return;
+        }
         for service in services {
             // The sink refuses services beyond the same limit, so there is a slot.
             self.area.set_service(service);
@@ -570,7 +624,13 @@ impl Drain {
             None => false,
         };
         self.area.flip(&self.control, is_persisted);
+        kill_point!("consumer.flipped");
+        // Without a commit point nothing may be overwritten in its lane.
+        if self.control.check().is_err() {
+            return;
+        }
         self.control.commit_bell.ring();
+        kill_point!("consumer.bell_rung");
         self.release(&mark, durable);
     }
 
@@ -582,6 +642,10 @@ impl Drain {
         let Some(outbox) = self.outboxes[channel as usize].as_deref_mut() else {
             return;
         };
+        // What was pushed into zeros nobody can read: it stays in its lanes.
+        if outbox.is_lost() || self.control.check().is_err() {
+            return;
+        }
         for (id, count) in coalesced {
             if let Some(lane) = self.lanes[id.slot as usize].as_mut()
                 && lane.info.epoch == id.epoch
@@ -604,7 +668,12 @@ impl Drain {
             place.store_batched(&commit, outbox.epoch(), outbox.staged_position());
             mark.lanes.push((slot, commit));
         }
+        kill_point!("consumer.lanes_staged");
         let bits = outbox.commit();
+        kill_point!("consumer.outbox_tail");
+        if outbox.is_lost() || self.control.check().is_err() {
+            return;
+        }
         for (slot, _) in &mark.lanes {
             if let Some(lane) = &self.lanes[*slot] {
                 // For statistics only: the outbox's tail has decided already.
@@ -616,6 +685,7 @@ impl Drain {
             }
         }
         self.forget_clean();
+        kill_point!("consumer.batch_told");
         self.release(&mark, true);
         self.ring_channel(channel, bits);
     }
@@ -660,12 +730,14 @@ impl Drain {
 
     /// Commits what was taken from passthrough lanes.
     pub fn commit_passthrough(&mut self) {
+        kill_point!("consumer.passthrough_taken");
         let mark = self.mark(Scope::Passthrough);
         for (slot, commit) in &mark.lanes {
             if let Some(lane) = &self.lanes[*slot] {
                 commit::flip_lane(&self.control, *slot, &lane.ring.reader.selector, commit);
             }
         }
+        kill_point!("consumer.passthrough_flipped");
         self.release(&mark, true);
     }
 
@@ -683,6 +755,7 @@ impl Drain {
                 ring::release(&lane.ring, position);
             }
         }
+        kill_point!("consumer.released");
         self.wake_waiting(mark.lanes.iter().map(|(slot, _)| *slot));
     }
 
@@ -785,6 +858,8 @@ impl Drain {
     /// The look after the announcement: everything that a publisher may have missed to ring for.
     fn is_due(&self, sleep: Sleep, until_ns: u64) -> bool {
         let request = &self.control.request;
+        // The clock that `until_ns` is of: the real one may have been set back.
+        let now_ns = self.clock.now_ns();
         line_value(&request.directory_changes) != self.directory_seen
             || line_value(&request.flush_requests) != self.flush_seen
             || line_value(&request.rotate_requests) != self.rotate_seen
@@ -795,7 +870,7 @@ impl Drain {
                 // It came after the pass, and may be the one that does not wait: see `ring_if_due`.
                 (Scope::Batched, _) => lane.has_records(),
                 (_, Sleep::UntilWork) => lane.has_records(),
-                _ => lane.is_over_threshold() || lane.is_due_before(until_ns),
+                _ => lane.is_over_threshold() || lane.is_due_before(now_ns, until_ns),
             })
     }
 
@@ -848,10 +923,16 @@ fn quarantine(lane: &mut DrainLane, damage: Damage, notices: &mut Vec<ConsumerNo
     notices.push(ConsumerNotice::Quarantined {
         label: lane.info.label.clone(),
         pid: lane.info.publisher_pid,
-        damage: format!(
-            "{} {} at position {}, limit {}",
-            damage.what, damage.found, damage.position, damage.limit
-        ),
+        damage: match lane.ring.region().is_lost() {
+            true => format!(
+                "somebody truncated it while it was in use; events before position {} were taken",
+                damage.position
+            ),
+            false => format!(
+                "{} {} at position {}, limit {}",
+                damage.what, damage.found, damage.position, damage.limit
+            ),
+        },
     });
 }
 
@@ -916,7 +997,11 @@ impl DrainLane {
         self.note_lag();
         while let Some(header) = self.reader.peek()? {
             let sequence = header.sequence.get();
-            self.counts.missing += sequence.saturating_sub(self.reader.sequence_next());
+            if let Some(damage) = self.reader.loss() {
+                return Err(damage);
+            }
+            let missing = sequence.saturating_sub(self.reader.sequence_next());
+            self.counts.missing = self.counts.missing.saturating_add(missing);
             self.counts.delivered += 1;
             self.counts.delivered_bytes += u64::from(header.length_bytes.get());
             self.reader.advance(&header);
@@ -924,7 +1009,8 @@ impl DrainLane {
             self.dirty = true;
         }
         if let Some(next) = self.reader.trailing_gap() {
-            self.counts.missing += next - self.reader.sequence_next();
+            let missing = next.saturating_sub(self.reader.sequence_next());
+            self.counts.missing = self.counts.missing.saturating_add(missing);
             self.reader.skip_to(next);
             self.dirty = true;
         }
@@ -980,6 +1066,9 @@ impl DrainLane {
             }
             let bytes = &mut context.scratch[..length_bytes];
             self.reader.copy_payload(bytes);
+            if let Some(damage) = self.reader.loss() {
+                return Err(damage);
+            }
             let bytes = &*bytes;
             let damage = |what, found: u32| Damage {
                 position: self.reader.position(),
@@ -1034,7 +1123,7 @@ impl DrainLane {
             channel: self.channel,
             source: self.source,
             first,
-            last: next - 1,
+            last: next.saturating_sub(1),
             dropped: [
                 line_value(&line.dropped_full),
                 line_value(&line.dropped_deadline),
@@ -1044,7 +1133,10 @@ impl DrainLane {
         if visit(Item::Gap(gap)) == Verdict::Stop {
             return false;
         }
-        self.counts.missing += next - first;
+        self.counts.missing = self
+            .counts
+            .missing
+            .saturating_add(next.saturating_sub(first));
         self.reader.skip_to(next);
         self.dirty = true;
         true
@@ -1125,9 +1217,9 @@ impl DrainLane {
     }
 
     /// Whether what has come since the last pass is due before the consumer would wake by itself.
-    fn is_due_before(&self, until_ns: u64) -> bool {
+    fn is_due_before(&self, now_ns: u64, until_ns: u64) -> bool {
         // What has come since is younger than the pass, and that was just now.
-        self.has_records() && clock::realtime_ns().saturating_add(self.max_delay_ns) < until_ns
+        self.has_records() && now_ns.saturating_add(self.max_delay_ns) < until_ns
     }
 
     /// Where the head goes when everything below `position` is committed; `None`: nowhere.

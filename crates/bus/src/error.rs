@@ -3,6 +3,9 @@
 use std::fmt;
 use std::io;
 
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
+
 /// What kind of failure an [`Error`] is, for the few a caller can act on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -19,6 +22,8 @@ pub enum ErrorKind {
     LimitReached,
     /// A name, label, rule or size the caller passed cannot be used.
     InvalidInput,
+    /// Another process has truncated or wiped an object while it was in use.
+    Lost,
     /// The operating system refused; see `source()`.
     Io,
 }
@@ -64,6 +69,21 @@ impl Error {
         }))
     }
 
+    /// Whether this process or this host has too little of something right now: file handles, memory, room. Nothing
+    /// is wrong with the object then, and it is worth trying again.
+    pub(crate) fn is_shortage(&self) -> bool {
+        let errno = self.0.source.as_ref().and_then(io::Error::raw_os_error);
+        let errno = errno.map(Errno::from_raw_os_error);
+        let short = [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOMEM,
+            Errno::NOSPC,
+            Errno::AGAIN,
+        ];
+        self.kind() == ErrorKind::LimitReached || errno.is_some_and(|errno| short.contains(&errno))
+    }
+
     /// What kind of failure this is.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
@@ -73,9 +93,20 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.message)?;
-        match &self.0.source {
-            Some(source) => write!(f, ": {source}"),
-            None => Ok(()),
+        let Some(source) = &self.0.source else {
+            return Ok(());
+        };
+        write!(f, ": {source}")?;
+        match source.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::MFILE) => {
+                let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+                write!(f, "; this process may have {limit}: raise `ulimit -n`")
+            }
+            Some(Errno::NFILE) => f.write_str("; on this host: raise sysctl fs.file-max"),
+            Some(Errno::NOMEM) => {
+                f.write_str("; free memory, or raise `ulimit -v` and sysctl vm.max_map_count")
+            }
+            _ => Ok(()),
         }
     }
 }

@@ -180,7 +180,7 @@ pub struct History {
 /// ```
 pub fn sum_since(intervals: &[Interval], since_ns: u64) -> Interval {
     let mut sum = Interval::default();
-    let late = |interval: &&Interval| interval.start_ns + INTERVAL_NS > since_ns;
+    let late = |interval: &&Interval| interval.start_ns.saturating_add(INTERVAL_NS) > since_ns;
     for (index, interval) in intervals.iter().filter(late).enumerate() {
         if index == 0 {
             sum.start_ns = interval.start_ns;
@@ -307,7 +307,7 @@ impl IntervalSlot {
         // ORDERING: Relaxed throughout; after the Acquire of `begun` (H1). Newer words of the running interval
         // are as good.
         let mut interval = Interval {
-            start_ns: u64::from(self.number.load(Ordering::Relaxed)) * INTERVAL_NS,
+            start_ns: start_ns(self.number.load(Ordering::Relaxed)),
             lag_bytes_max: self.lag_bytes_max.load(Ordering::Relaxed).into(),
             ..Interval::default()
         };
@@ -355,6 +355,11 @@ pub(crate) fn record(
     record_in(&control.histories[index], counters, now_ns);
 }
 
+/// When the interval of this number starts; the numbers that a clock gives all fit.
+fn start_ns(number: u32) -> u64 {
+    u64::from(number).saturating_mul(INTERVAL_NS)
+}
+
 fn record_in(block: &HistoryBlock, counters: &Interval, now_ns: u64) {
     let number = (now_ns / INTERVAL_NS) as u32;
     let lag_bytes = counters.lag_bytes_max.min(u32::MAX.into()) as u32;
@@ -369,7 +374,7 @@ fn record_in(block: &HistoryBlock, counters: &Interval, now_ns: u64) {
         return;
     }
     // Any other number, also a lower one: clocks are set back, and an hour must not be lost to that.
-    if begun > 0 && last.start_ns == u64::from(number) * INTERVAL_NS {
+    if begun > 0 && last.start_ns == start_ns(number) {
         let lag_bytes = lag_bytes.max(last.lag_bytes_max as u32);
         slot(begun - 1).store(number, counters, lag_bytes);
         return;
@@ -379,7 +384,7 @@ fn record_in(block: &HistoryBlock, counters: &Interval, now_ns: u64) {
     fence(Ordering::Release);
     slot(begun).store(number, counters, lag_bytes);
     // ORDERING: Release (H1).
-    block.begun.store(begun + 1, Ordering::Release);
+    block.begun.store(begun.wrapping_add(1), Ordering::Release);
 }
 
 #[cfg(test)]

@@ -9,15 +9,19 @@ use std::os::fd::OwnedFd;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
+use crate::control::Control;
 use crate::error::{Error, ErrorKind};
 use crate::layout::{
     DATA_OFFSET, LABEL_BYTES, LANE_MAGIC, LAYOUT_VERSION, LaneHeader, OUTBOX_MAGIC, RING_OFFSET,
     text_of,
 };
-use crate::object::{self, Access, Created};
+use crate::object::{self, Access, Created, Object};
 use crate::region::Pinned;
 use crate::ring::{RingHeader, RingMemory};
 use crate::rule::{Rule, RuleEntry};
+
+/// Names that are tried for a new object.
+const NAME_ATTEMPTS: u32 = 4;
 
 /// What a ring object is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +93,11 @@ impl RingMemory for LaneMemory {
     fn copy_out(&self, index: usize, bytes: &mut [u8]) {
         self.ring.region().copy_out(DATA_OFFSET + index, bytes);
     }
+
+    #[inline(always)]
+    fn is_lost(&self) -> bool {
+        self.ring.region().is_lost()
+    }
 }
 
 /// An object that is a lane, its ring, and the descriptor that carries the liveness lock.
@@ -111,21 +120,18 @@ pub(crate) struct LaneInfo {
 
 /// Creates the object of a new lane, locked and filled in, not yet registered.
 pub(crate) fn create(
-    bus: &str,
+    control: &Control,
     kind: RingKind,
-    epoch: u64,
     label: &str,
     rule: &Rule,
     created_ns: u64,
-    access: Access,
 ) -> Result<Lane, Error> {
-    let name = kind.object_name(bus, epoch);
     let capacity_bytes = u64::from(kind.capacity_bytes(rule));
     let length_bytes = DATA_OFFSET + capacity_bytes as usize;
-    let Created::New(object) = object::create(&name, length_bytes, length_bytes, access)? else {
-        let message = format!("shared memory {name} exists already: somebody squats on the name");
-        return Err(Error::new(ErrorKind::WrongOwner, message));
-    };
+    let (epoch, object) = create_object(control, length_bytes, |epoch| {
+        kind.object_name(&control.bus, epoch)
+    })?;
+    let name = kind.object_name(&control.bus, epoch);
     object::try_lock(&object.descriptor);
     let mut label_field = [0; LABEL_BYTES];
     label_field[..label.len()].copy_from_slice(label.as_bytes());
@@ -168,6 +174,30 @@ pub(crate) fn create(
     })
 }
 
+/// Creates an object under a number of its own. Anybody on the host can take the names that come next: then it takes
+/// numbers that nobody can guess.
+pub(crate) fn create_object(
+    control: &Control,
+    length_bytes: usize,
+    name: impl Fn(u64) -> String,
+) -> Result<(u64, Object), Error> {
+    let mut taken = String::new();
+    for attempt in 0..NAME_ATTEMPTS {
+        let epoch = control.next_epoch(attempt > 0)?;
+        taken = name(epoch);
+        if let Created::New(object) =
+            object::create(&taken, length_bytes, length_bytes, control.access)?
+        {
+            return Ok((epoch, object));
+        }
+    }
+    let message = format!(
+        "shared memory {taken} exists already, and {NAME_ATTEMPTS} names before it: somebody squats on them; remove \
+         what is not yours from /dev/shm"
+    );
+    Err(Error::new(ErrorKind::WrongOwner, message))
+}
+
 /// Opens a registered ring, checking everything its header claims.
 pub(crate) fn open(bus: &str, kind: RingKind, epoch: u64, access: Access) -> Result<Lane, Error> {
     let name = kind.object_name(bus, epoch);
@@ -189,20 +219,33 @@ pub(crate) fn open(bus: &str, kind: RingKind, epoch: u64, access: Access) -> Res
     }
     let capacity_bytes = header.capacity_bytes.get();
     let mapped_bytes = (object.region.length_bytes() - DATA_OFFSET) as u64;
-    if !capacity_bytes.is_power_of_two() || capacity_bytes < 4096 || capacity_bytes > mapped_bytes {
+    // Exactly: whoever maps it enters every page, and pages beyond the ring would only cost memory.
+    if !capacity_bytes.is_power_of_two() || capacity_bytes < 4096 || capacity_bytes != mapped_bytes
+    {
         return Err(wrong("capacity", capacity_bytes, mapped_bytes));
     }
     if header.epoch.get() != epoch {
         return Err(wrong("epoch", header.epoch.get(), epoch));
     }
+    // It stands in gap lines and on terminals.
+    let label = text_of(&header.label);
+    check_label(&label)
+        .map_err(|error| Error::new(ErrorKind::WrongLayout, format!("lane {name}: {error}")))?;
     let rule = Rule::try_from(&header.rule)
         .map_err(|error| Error::new(ErrorKind::WrongLayout, format!("lane {name}: {error}")))?;
+    let asked_bytes = u64::from(kind.capacity_bytes(&rule));
+    if capacity_bytes != asked_bytes {
+        return Err(wrong("capacity", capacity_bytes, asked_bytes));
+    }
     if u64::from(rule.payload_bytes_limit) > capacity_bytes / 4 {
         return Err(wrong(
             "payload limit",
             rule.payload_bytes_limit.into(),
             capacity_bytes / 4,
         ));
+    }
+    if object.region.is_lost() {
+        return Err(too_small(&name));
     }
     let ring = object
         .region
@@ -213,7 +256,7 @@ pub(crate) fn open(bus: &str, kind: RingKind, epoch: u64, access: Access) -> Res
         publisher_pid: header.publisher_pid.get(),
         publisher_uid: header.publisher_uid.get(),
         created_ns: header.created_ns.get(),
-        label: text_of(&header.label),
+        label,
         rule,
     };
     Ok(Lane {

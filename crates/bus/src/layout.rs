@@ -13,7 +13,7 @@ use crate::rule::RuleEntry;
 use crate::sync::atomic::{AtomicU32, AtomicU64};
 
 /// Changes whenever a byte of shared memory changes its meaning. Both ends of a bus must agree.
-pub(crate) const LAYOUT_VERSION: u32 = 3;
+pub(crate) const LAYOUT_VERSION: u32 = 5;
 pub(crate) const CONTROL_MAGIC: u64 = u64::from_le_bytes(*b"mpondctl");
 pub(crate) const LANE_MAGIC: u64 = u64::from_le_bytes(*b"mpondlan");
 pub(crate) const OUTBOX_MAGIC: u64 = u64::from_le_bytes(*b"mpondobx");
@@ -94,10 +94,10 @@ pub(crate) struct ConsumerLine {
     pub(crate) heartbeat_ns: AtomicU64,
     pub(crate) started_ns: AtomicU64,
     pub(crate) pid: AtomicU32,
-    /// Even: the rule table is stable. Odd: it is being replaced.
+    /// Grows with each new rule table; its lowest bit says which bank is in force.
     pub(crate) rules_sequence: AtomicU32,
-    pub(crate) rules_count: AtomicU32,
-    pub(crate) reserved: AtomicU32,
+    /// Rules in each bank.
+    pub(crate) rules_counts: [AtomicU32; 2],
     /// The commit point: its lowest bit says which bank is true for persisted lanes and services.
     pub(crate) generation: AtomicU64,
     /// Odd while `ConsumerText` is being rewritten.
@@ -188,7 +188,9 @@ pub(crate) struct ServiceCommitSlot {
     pub(crate) suppressed_last_ns: AtomicU64,
     /// Pieces of text that redaction has replaced, ever.
     pub(crate) redacted: AtomicU64,
-    pub(crate) reserved: [AtomicU64; 3],
+    /// Of everything before it, and the generation that makes it true.
+    pub(crate) checksum: AtomicU64,
+    pub(crate) reserved: [AtomicU64; 2],
 }
 const _: () = assert!(size_of::<ServiceCommitSlot>() == 256);
 
@@ -230,13 +232,13 @@ pub(crate) struct ChannelOutbox {
 pub(crate) struct SubscriberSlot {
     /// BOTH: 1 while it sleeps; whoever wakes it changes the word first.
     pub(crate) parked: AtomicU32,
-    /// 0 free, 1 being filled, 2 in use.
+    /// 2 once it is filled.
     pub(crate) state: AtomicU32,
     /// Which names it wants to be woken for: the bits of their hashes. Subscriber only, from here on.
     pub(crate) name_bits: AtomicU64,
     /// One bit for each channel that it listens to.
     pub(crate) channels: [AtomicU64; CHANNELS_MAX / 64],
-    /// Its object, whose lock is its sign of life.
+    /// BOTH: whose slot it is: the number of the object whose lock is its sign of life. 0: free.
     pub(crate) epoch: AtomicU64,
     pub(crate) pid: AtomicU32,
     /// 1 when somebody asked it to return from its wait.
@@ -361,7 +363,8 @@ pub(crate) const CALIBRATION_OFFSET: usize = 0x280;
 pub(crate) const TEXT_OFFSET: usize = 0x400;
 pub(crate) const COMMIT_BELL_OFFSET: usize = 0x800;
 pub(crate) const RULES_OFFSET: usize = 0x1000;
-pub(crate) const DIRECTORY_OFFSET: usize = page(RULES_OFFSET + RULES_MAX * size_of::<RuleEntry>());
+pub(crate) const DIRECTORY_OFFSET: usize =
+    page(RULES_OFFSET + 2 * RULES_MAX * size_of::<RuleEntry>());
 pub(crate) const NAMES_OFFSET: usize =
     page(DIRECTORY_OFFSET + LANES_MAX * size_of::<DirectoryEntry>());
 pub(crate) const SOURCES_OFFSET: usize = page(NAMES_OFFSET + NAMES_MAX * size_of::<NameSlot>());
@@ -453,11 +456,17 @@ pub(crate) fn load_text(words: &[AtomicU64]) -> String {
     text_of(&bytes)
 }
 
-/// The text in a zero-filled field; what is not UTF-8 is replaced.
+/// The text in a zero-filled field. What is not UTF-8 is replaced, and so are control characters: any member of the bus
+/// can write here, and what is read is shown on terminals.
 pub(crate) fn text_of(bytes: &[u8]) -> String {
     let end = bytes
         .iter()
         .position(|&byte| byte == 0)
         .unwrap_or(bytes.len());
-    String::from_utf8_lossy(&bytes[..end]).into_owned()
+    let shown = |character: char| match character.is_control() {
+        true => char::REPLACEMENT_CHARACTER,
+        false => character,
+    };
+    let text = String::from_utf8_lossy(&bytes[..end]);
+    text.chars().map(shown).collect()
 }

@@ -33,6 +33,14 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("millpond runs on Linux only: it is built on futex, membarrier and /dev/shm");
 
+/// A place where the crash lab may kill this process; nothing without the feature `kill-points`.
+macro_rules! kill_point {
+    ($label:literal) => {
+        #[cfg(feature = "kill-points")]
+        millpond_kill_points::pass($label);
+    };
+}
+
 mod doorbell;
 mod ring;
 mod sync;
@@ -60,6 +68,8 @@ mod error;
 mod event;
 #[cfg(not(loom))]
 mod history;
+#[cfg(not(loom))]
+pub mod inspect;
 #[cfg(not(loom))]
 mod lane;
 #[cfg(not(loom))]
@@ -121,6 +131,7 @@ pub use self::{
     publisher::{
         Claim, Counts, FlushError, Guarantee, PublishBatch, PublishError, Publisher, Topic,
     },
+    region::guard_truncated_objects,
     rule::{Class, ConflateKey, Explanation, Overflow, Resolved, Rule, RuleError, RuleTable},
     schema::{EventField, EventLayout, Field, FieldKind, Schema, SchemaError, SchemaMismatch},
     stats::{

@@ -33,6 +33,7 @@ pub(crate) fn intern<const N: usize>(names: &Pinned<[NameSlot; N]>, name: &str) 
             .compare_exchange(FREE, TAKEN, Ordering::Acquire, Ordering::Acquire);
         match taken {
             Ok(_) => {
+                kill_point!("publisher.name_taken");
                 // ORDERING: Relaxed; published by the Release below (N1).
                 slot.hash.store(hash, Ordering::Relaxed);
                 slot.length_bytes

@@ -4,10 +4,11 @@
 //! second descriptor of the same object through `rustix`.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, FlockOperation, Gid, Mode};
+use rustix::fs::{FallocateFlags, FileType, FlockOperation, Gid, Mode, OFlags, Stat};
+use rustix::io::Errno;
 use rustix::shm;
 use shared_memory::{ShmemConf, ShmemError};
 
@@ -57,7 +58,8 @@ pub(crate) fn create(
         Err(error) => return Err(map_failure("create", name, error)),
     };
     map.set_owner(false);
-    let prepared = open_descriptor(name).and_then(|descriptor| {
+    kill_point!("object.created");
+    let prepared = open_made(name).and_then(|descriptor| {
         allocate(&descriptor, name, 0, allocated_bytes)?;
         if let Some(group_id) = access.group_id {
             // The group first: the wider mode must never apply to the wrong group.
@@ -79,21 +81,37 @@ pub(crate) fn create(
     }
 }
 
+/// Opens an object that we have just made, also where the process's mask of modes takes its owner's rights away: whoever
+/// has the object mapped may use it, and so must those who come later.
+fn open_made(name: &str) -> Result<OwnedFd, Error> {
+    match open_descriptor(name) {
+        Err(error) if error.kind() == ErrorKind::WrongOwner => {
+            // By its name, since the crate that maps it keeps the descriptor to itself. It is ours, and nobody else can
+            // put another in its place: `/dev/shm` is sticky.
+            let mode = Mode::from_raw_mode(Access::default().mode());
+            rustix::fs::chmod(format!("/dev/shm{name}"), mode)
+                .map_err(|errno| Error::io("give ourselves access to", name, errno))?;
+            open_descriptor(name)
+        }
+        opened => opened,
+    }
+}
+
 /// Maps the existing object `name` after checking who owns it.
 ///
 /// An object that its creator has not sized yet fails with `io::ErrorKind::InvalidInput` inside, or
 /// maps with length 0: the caller retries.
 pub(crate) fn open(name: &str, access: Access) -> Result<Object, Error> {
     let descriptor = open_descriptor(name)?;
-    check_owner(&descriptor, name, access)?;
-    let map = ShmemConf::new()
-        .os_id(name)
-        .open()
-        .map_err(|error| map_failure("open", name, error))?;
-    Ok(Object {
-        region: into_region(map, name)?,
-        descriptor,
-    })
+    let stat = rustix::fs::fstat(&descriptor).map_err(|errno| Error::io("stat", name, errno))?;
+    if !FileType::from_raw_mode(stat.st_mode).is_file() {
+        return Err(not_an_object(name));
+    }
+    check_owner(&stat, name, access)?;
+    // By the descriptor: the name may stand for another object by now.
+    let region = Region::map(descriptor.as_fd(), stat.st_size as usize)
+        .map_err(|errno| Error::io("map shared memory", name, errno))?;
+    Ok(Object { region, descriptor })
 }
 
 fn into_region(map: shared_memory::Shmem, name: &str) -> Result<Arc<Region>, Error> {
@@ -102,8 +120,11 @@ fn into_region(map: shared_memory::Shmem, name: &str) -> Result<Arc<Region>, Err
 }
 
 pub(crate) fn open_descriptor(name: &str) -> Result<OwnedFd, Error> {
-    shm::open(name, shm::OFlags::RDWR, Mode::empty()).map_err(|errno| {
-        if errno == rustix::io::Errno::ACCESS {
+    // By its path: a link is not followed then, whatever the C library thinks of links. It could lead to a file of ours,
+    // which would become a bus.
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    rustix::fs::open(format!("/dev/shm{name}"), flags, Mode::empty()).map_err(|errno| {
+        if errno == Errno::ACCESS {
             let message = format!(
                 "shared memory {name} is not open to user {}: run as its owner, or share the bus through a \
                  group (`group-id` in the configuration of whoever creates it)",
@@ -111,8 +132,19 @@ pub(crate) fn open_descriptor(name: &str) -> Result<OwnedFd, Error> {
             );
             return Error::new(ErrorKind::WrongOwner, message);
         }
+        if matches!(errno, Errno::LOOP | Errno::ISDIR | Errno::NXIO) {
+            return not_an_object(name);
+        }
         Error::io("open shared memory", name, errno)
     })
+}
+
+fn not_an_object(name: &str) -> Error {
+    let message = format!(
+        "/dev/shm{name} is no shared-memory object but a directory, a link or a pipe: somebody squats on the name; \
+         remove it, or use another bus name"
+    );
+    Error::new(ErrorKind::WrongOwner, message)
 }
 
 /// Makes every page from `offset` on for `length_bytes` present, and the object at least that long: a full
@@ -126,7 +158,7 @@ pub(crate) fn allocate(
     let (offset, length) = (offset as u64, length_bytes as u64);
     rustix::fs::fallocate(fd, FallocateFlags::empty(), offset, length).map_err(|errno| {
         let cause = io::Error::from(errno);
-        if errno == rustix::io::Errno::NOSPC {
+        if errno == Errno::NOSPC {
             let message = format!(
                 "no room for {length_bytes} bytes of shared memory for {name}: \
                  free space in /dev/shm or lower `lane-bytes` of the rule"
@@ -137,8 +169,18 @@ pub(crate) fn allocate(
     })
 }
 
-fn check_owner(descriptor: &OwnedFd, name: &str, access: Access) -> Result<(), Error> {
-    let stat = rustix::fs::fstat(descriptor).map_err(|errno| Error::io("stat", name, errno))?;
+/// The access that an object was made with, where it is our own user's; else the default, which lets nobody else in.
+pub(crate) fn own_access(name: &str) -> Access {
+    let own = || {
+        let stat = rustix::fs::fstat(open_descriptor(name).ok()?).ok()?;
+        let is_shared = stat.st_mode & 0o777 == 0o660;
+        let is_ours = stat.st_uid == rustix::process::geteuid().as_raw();
+        (is_ours && is_shared).then_some(stat.st_gid)
+    };
+    Access { group_id: own() }
+}
+
+fn check_owner(stat: &Stat, name: &str, access: Access) -> Result<(), Error> {
     let our_uid = rustix::process::geteuid().as_raw();
     let shared_with_us = access.group_id == Some(stat.st_gid) && stat.st_mode & 0o007 == 0;
     if stat.st_uid != our_uid && !shared_with_us {
@@ -176,18 +218,46 @@ pub(crate) fn unlink(name: &str) {
     let _ = shm::unlink(name);
 }
 
+/// An object of a bus, beside its control segment.
+pub(crate) struct Listed {
+    pub(crate) name: String,
+    /// `lane`, `outbox` or `subscriber`, where it is one of ours.
+    pub(crate) kind: String,
+    pub(crate) epoch: u64,
+    pub(crate) entry: std::fs::DirEntry,
+}
+
+/// The objects of a bus that have a number, whether anything names them or not. A reading of `/dev/shm`.
+pub(crate) fn list(bus: &str) -> impl Iterator<Item = Listed> {
+    let prefix = format!("millpond.{bus}.");
+    let entries = std::fs::read_dir("/dev/shm").into_iter().flatten();
+    entries.flatten().filter_map(move |entry| {
+        let file_name = entry.file_name().into_string().ok()?;
+        // A bus whose name goes on behind ours has one more part.
+        let (kind, epoch) = file_name.strip_prefix(&prefix)?.split_once('.')?;
+        let epoch = u64::from_str_radix(epoch, 16).ok()?;
+        Some(Listed {
+            name: format!("/{file_name}"),
+            kind: kind.to_owned(),
+            epoch,
+            entry,
+        })
+    })
+}
+
 /// Tries to take the liveness lock. The kernel releases it when the last descriptor closes, at death.
 pub(crate) fn try_lock(descriptor: &OwnedFd) -> bool {
     rustix::fs::flock(descriptor, FlockOperation::NonBlockingLockExclusive).is_ok()
 }
 
-/// Whether some process holds the liveness lock of the object `name`. Costs four system calls.
+/// Whether some process holds the liveness lock of the object `name`. Costs four system calls. Where we have no file
+/// handle left to ask with, nobody is taken for dead.
 pub(crate) fn is_locked(name: &str) -> bool {
     match open_descriptor(name) {
         Ok(descriptor) => {
             rustix::fs::flock(&descriptor, FlockOperation::NonBlockingLockShared).is_err()
         }
-        Err(_) => false,
+        Err(error) => error.is_shortage(),
     }
 }
 

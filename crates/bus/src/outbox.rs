@@ -17,8 +17,8 @@ use crate::error::{Error, ErrorKind};
 use crate::lane::{self, Lane, LaneMemory, RingKind};
 use crate::object;
 use crate::ring::{
-    self, Damage, KIND_BATCH, KIND_GAP, KIND_LANE_END, Reader, RecordHeader, RingMemory, Writer,
-    record_bytes,
+    self, Damage, KIND_BATCH, KIND_GAP, KIND_LANE_END, PLAUSIBLE_MAX, Reader, RecordHeader,
+    RingMemory, Writer, record_bytes,
 };
 use crate::rule::{Class, Rule};
 use crate::sync::atomic::Ordering;
@@ -36,6 +36,8 @@ pub struct Outbox {
     events: u64,
     /// Sum of the last numbers of the lanes whose end was pushed, so that whoever misses one can tell.
     ended_events: u64,
+    /// The lane whose end was pushed last, 0 for none: it is counted once, however often its end is pushed.
+    last_ended: u64,
     /// Names of what is staged, for the bell.
     name_bits: u64,
     _descriptor: OwnedFd,
@@ -70,23 +72,16 @@ impl Outbox {
         }
         let capacity_bytes = u64::from(rule.outbox_bytes);
         control.check_budget(capacity_bytes)?;
-        // ORDERING: Relaxed; the number only has to be unique.
-        let epoch = control.request.last_epoch.fetch_add(1, Ordering::Relaxed) + 1;
-        let made = lane::create(
-            &control.bus,
-            RingKind::Outbox,
-            epoch,
-            "(consumer)",
-            rule,
-            now_ns,
-            control.access,
-        )?;
+        let made = lane::create(control, RingKind::Outbox, "(consumer)", rule, now_ns)?;
+        let epoch = made.info.epoch;
         let outbox = Self::over(made, 0, 0, 0);
+        kill_point!("consumer.outbox_object");
         // ORDERING: Release; the object is complete before it can be found.
         word.store(
             epoch << 8 | u64::from(capacity_bytes.trailing_zeros()),
             Ordering::Release,
         );
+        kill_point!("consumer.outbox_entered");
         // ORDERING: Release; the word before the number that announces it.
         control
             .request
@@ -108,6 +103,16 @@ impl Outbox {
         };
         lane.memory.populate(true);
         let header = lane.memory.header();
+        // ORDERING: Relaxed; as below.
+        let tail = header.publisher.tail_position.load(Ordering::Relaxed);
+        if tail > PLAUSIBLE_MAX {
+            return Err(damaged(Damage {
+                position: 0,
+                what: "tail position",
+                found: tail,
+                limit: PLAUSIBLE_MAX,
+            }));
+        }
         // ORDERING: Relaxed; there is one writer, and the earlier one is dead.
         let head_position = header.reader.head_position.load(Ordering::Relaxed);
         let limit = lane.memory.capacity_bytes() as u32;
@@ -116,6 +121,7 @@ impl Outbox {
         let mut events = 0;
         // ORDERING: Relaxed; as above. Where a lane's end is still there, it says so itself.
         let mut ended_events = header.publisher.dropped_full.load(Ordering::Relaxed);
+        let mut last_ended = 0;
         let mut payload = Vec::new();
         while let Some(record) = reader.peek().map_err(damaged)? {
             if record.kind == KIND_BATCH {
@@ -133,6 +139,7 @@ impl Outbox {
                     Error::new(ErrorKind::WrongLayout, format!("{name}: {what}"))
                 })?;
                 ended_events = end.last();
+                last_ended = end.lane_epoch();
             }
             reader.advance(&record);
         }
@@ -140,6 +147,7 @@ impl Outbox {
         let mut outbox = Self::over(lane, tail_position, sequence_next, events);
         outbox.oldest.seek(head_position);
         outbox.ended_events = ended_events;
+        outbox.last_ended = last_ended;
         Ok(outbox)
     }
 
@@ -153,9 +161,15 @@ impl Outbox {
             epoch: lane.info.epoch,
             events,
             ended_events: 0,
+            last_ended: 0,
             name_bits: 0,
             _descriptor: lane.descriptor,
         }
+    }
+
+    /// Whether somebody truncated it: what is pushed goes nowhere, and [`crate::Drain::check`] says so.
+    pub fn is_lost(&self) -> bool {
+        self.oldest.memory().is_lost()
     }
 
     pub(crate) fn epoch(&self) -> u64 {
@@ -194,7 +208,7 @@ impl Outbox {
         if pushed {
             // What a lane left behind is accounted for by the numbers of its lane.
             if parts.class != Class::Passthrough {
-                self.events += u64::from(parts.count);
+                self.events = self.events.saturating_add(parts.count.into());
             }
             self.name_bits |= name_bits;
         }
@@ -217,7 +231,12 @@ impl Outbox {
         source: u32,
         time_ns: u64,
     ) -> bool {
-        let ended_events = self.ended_events.saturating_add(sequence_next);
+        // Whoever was killed between this and the removal of the lane leaves it to us to do both again.
+        let added = match self.last_ended == epoch {
+            true => 0,
+            false => sequence_next,
+        };
+        let ended_events = self.ended_events.saturating_add(added);
         let end = GapBody::new(epoch, sequence_next, ended_events, source);
         let pushed = self.push_record(
             KIND_LANE_END,
@@ -226,6 +245,7 @@ impl Outbox {
         );
         if pushed {
             self.ended_events = ended_events;
+            self.last_ended = epoch;
         }
         pushed
     }
@@ -254,6 +274,7 @@ impl Outbox {
             offset += piece.len();
         }
         self.writer.stage(slot);
+        kill_point!("consumer.outbox_written");
         true
     }
 
@@ -289,5 +310,47 @@ impl Outbox {
             .store(self.ended_events, Ordering::Relaxed);
         self.writer.commit();
         std::mem::take(&mut self.name_bits)
+    }
+}
+
+#[cfg(all(test, not(miri), not(loom)))]
+mod tests {
+    use super::*;
+    use crate::bus::{Bus, BusOptions};
+    use crate::object::Access;
+
+    /// A consumer that is killed between this and the removal of the lane leaves its end to the next one, again.
+    #[test]
+    fn end_of_a_lane_that_is_pushed_again_counts_once() {
+        let name = format!("test-outbox-end-{}", std::process::id());
+        let bus = Bus::attach(&name, &BusOptions::default()).expect("a bus");
+        let control = Control::open(&name, Access::default()).expect("its control segment");
+        let rule = Rule {
+            outbox_bytes: 64 << 10,
+            payload_bytes_limit: 1 << 10,
+            ..Rule::new("chat:*".parse().expect("a pattern"))
+        };
+        let open = || Outbox::open(&control, 0, &rule, 7).expect("an outbox");
+        let mut first = open();
+        assert!(first.push_lane_end(5, 100, 1, 7));
+        first.commit();
+        assert!(first.push_lane_end(6, 30, 1, 7));
+        first.commit();
+        let epoch = first.epoch();
+        drop(first);
+        let mut second = Outbox::resume(&control, epoch).expect("as it was left");
+        assert!(second.push_lane_end(6, 30, 1, 8));
+        second.commit();
+        assert_eq!(second.ended_events, 130);
+        assert!(second.push_lane_end(9, 4, 1, 8));
+        second.commit();
+        drop(second);
+        let third = open();
+        let header = third.oldest.header();
+        // ORDERING: Relaxed; one thread.
+        let told = header.publisher.dropped_full.load(Ordering::Relaxed);
+        assert_eq!((third.ended_events, told), (134, 134));
+        drop(third);
+        bus.remove().expect("nobody else uses it");
     }
 }

@@ -18,10 +18,12 @@ use crate::control::Control;
 use crate::doorbell;
 use crate::error::{Error, ErrorKind};
 use crate::lane::{self, Lane, LaneMemory, RingKind};
+use crate::layout::DATA_OFFSET;
 use crate::level::Level;
 use crate::names::{self, INLINE_NAME_ID};
 use crate::object;
 use crate::pattern::check_event_name;
+use crate::region;
 use crate::ring::{KIND_EVENT, RecordHeader, RingMemory, Slot, Writer};
 use crate::rule::{Class, Overflow, Rule, RuleTable};
 use crate::sync::atomic::{Ordering, fence};
@@ -71,6 +73,9 @@ pub enum PublishError {
     },
     /// The consumer found nonsense in this lane and reads it no more.
     Quarantined,
+    /// Another process has truncated or wiped the memory of this lane or of the bus. Not counted where others see it:
+    /// there is no memory left to count in. What the lane held and nobody had taken is gone. Attach again.
+    Lost,
     /// The topic was made by another publisher. Not counted: there is no lane to count it in.
     ForeignTopic,
     /// The topic was made for events of another type. Not counted: nothing was offered under this topic.
@@ -94,6 +99,9 @@ impl fmt::Display for PublishError {
             ),
             PublishError::Quarantined => f.write_str(
                 "the consumer has quarantined this lane because of damage; attach again",
+            ),
+            PublishError::Lost => f.write_str(
+                "another process has truncated or wiped the shared memory of this lane or of its bus; attach again",
             ),
             PublishError::ForeignTopic => f.write_str("the topic belongs to another publisher"),
             PublishError::WrongSchema => f.write_str(
@@ -125,6 +133,8 @@ pub enum FlushError {
     },
     /// A lane was quarantined: what was in it is lost and counted.
     Quarantined,
+    /// Another process has truncated or wiped the memory of a lane or of the bus: see [`PublishError::Lost`].
+    Lost,
 }
 
 impl fmt::Display for FlushError {
@@ -134,6 +144,9 @@ impl fmt::Display for FlushError {
                 write!(f, "timed out with {pending_bytes} bytes still under way")
             }
             FlushError::Quarantined => f.write_str("a lane was quarantined"),
+            FlushError::Lost => f.write_str(
+                "another process has truncated or wiped the shared memory of a lane or of its bus",
+            ),
         }
     }
 }
@@ -184,7 +197,7 @@ struct PublisherLane {
     /// Left for another lane when the rules changed. The consumer drains and removes it.
     retired: bool,
     /// Holding it open holds the liveness lock.
-    _descriptor: OwnedFd,
+    descriptor: OwnedFd,
 }
 
 /// Publishes events; one per thread that publishes.
@@ -228,6 +241,8 @@ pub struct Publisher {
     targets: Vec<Target>,
     /// The names of the targets.
     names: Vec<Box<str>>,
+    /// Regions of this process that were lost when we looked last.
+    losses_seen: u32,
     not_sync: PhantomData<std::cell::Cell<()>>,
 }
 
@@ -236,8 +251,7 @@ impl Publisher {
         // ORDERING: Acquire; before the table, so that a change in between is seen at the first publish.
         let rules_generation = control.doorbell.rules_generation.load(Ordering::Acquire);
         let rules = control.rules()?;
-        // ORDERING: Relaxed; the number only has to be unique within the bus.
-        let id = control.request.last_epoch.fetch_add(1, Ordering::Relaxed);
+        let id = control.next_epoch(false)?;
         let clock = Clock::new(control.calibration.clone());
         Ok(Publisher {
             id,
@@ -250,6 +264,7 @@ impl Publisher {
             lanes: Vec::new(),
             targets: Vec::new(),
             names: Vec::new(),
+            losses_seen: region::losses(),
             not_sync: PhantomData,
         })
     }
@@ -353,18 +368,10 @@ impl Publisher {
         let control = &self.control;
         let channel = channel::of_pattern(control, &rule.pattern)?;
         control.check_budget(u64::from(rule.lane_bytes))?;
-        // ORDERING: Relaxed; the number only has to be unique.
-        let epoch = control.request.last_epoch.fetch_add(1, Ordering::Relaxed) + 1;
         let created_ns = self.clock.now_ns();
-        let made = lane::create(
-            &control.bus,
-            RingKind::Lane,
-            epoch,
-            &self.label,
-            rule,
-            created_ns,
-            control.access,
-        )?;
+        let made = lane::create(control, RingKind::Lane, &self.label, rule, created_ns)?;
+        let epoch = made.info.epoch;
+        kill_point!("publisher.lane_object");
         let word = epoch << 8 | u64::from(rule.lane_bytes.trailing_zeros());
         let free = control
             .directory
@@ -385,7 +392,9 @@ impl Publisher {
             );
             return Err(Error::new(ErrorKind::LimitReached, message));
         }
+        kill_point!("publisher.lane_entered");
         self.announce_directory_change();
+        kill_point!("publisher.lane_announced");
         Ok(PublisherLane::over(made, rule, channel))
     }
 
@@ -408,13 +417,45 @@ impl Publisher {
             return self.publish_inline(topic, level, payload);
         }
         let slot = self.reserve(target, payload.len())?;
+        kill_point!("publisher.claimed");
         let time_ns = self.clock.stamp_ns();
         let lane = &mut self.lanes[target.lane as usize];
         lane.writer.write_payload(slot, 0, payload);
         let sequence = lane.finish(slot, payload.len(), time_ns, level, target, 0);
+        kill_point!("publisher.written");
         lane.writer.commit();
+        kill_point!("publisher.committed");
         self.after_commit(target);
+        kill_point!("publisher.woken");
+        self.check_loss(target.lane)?;
         Ok(sequence)
+    }
+
+    /// What was just written may have gone into zeros. A load, while nothing was ever lost.
+    #[inline(always)]
+    fn check_loss(&mut self, lane: u32) -> Result<(), PublishError> {
+        match region::losses() == self.losses_seen {
+            true => Ok(()),
+            false => self.look_for_loss(lane),
+        }
+    }
+
+    #[cold]
+    fn look_for_loss(&mut self, lane: u32) -> Result<(), PublishError> {
+        let losses = region::losses();
+        if self.is_lost(lane) {
+            return Err(PublishError::Lost);
+        }
+        // It was of somebody else in this process, unless another lane of ours is concerned.
+        if !self.lanes.iter().any(|lane| lane.writer.memory().is_lost()) {
+            self.losses_seen = losses;
+        }
+        Ok(())
+    }
+
+    /// Whether nobody will ever read what goes to this lane.
+    fn is_lost(&self, lane: u32) -> bool {
+        self.lanes[lane as usize].writer.memory().is_lost() || self.control.check().is_err()
     }
 
     /// The rare form, with the name in front of the payload.
@@ -442,6 +483,7 @@ impl Publisher {
         length_bytes: usize,
     ) -> Result<Claim<'_>, PublishError> {
         let target = self.find(topic)?;
+        self.check_loss(target.lane)?;
         let name = if target.name_id == INLINE_NAME_ID {
             self.names[topic.index as usize].clone()
         } else {
@@ -538,6 +580,9 @@ impl Publisher {
             if lane.is_quarantined() {
                 return Err(FlushError::Quarantined);
             }
+            if lane.is_cut() || self.control.check().is_err() {
+                return Err(FlushError::Lost);
+            }
             let Some(slice) = wait_slice(deadline) else {
                 return Err(FlushError::TimedOut {
                     pending_bytes: target - reached,
@@ -625,6 +670,10 @@ impl Publisher {
                 lane.writer.skip_sequence();
                 return Err(PublishError::Quarantined);
             }
+            if lane.is_cut() || self.control.check().is_err() {
+                return Err(PublishError::Lost);
+            }
+            let lane = &mut self.lanes[lane_index];
             let Some(slice) = wait_slice(Some(deadline)) else {
                 return Err(lane.drop_deadline());
             };
@@ -636,6 +685,9 @@ impl Publisher {
     /// The lane is full, and the event is not waited for.
     #[cold]
     fn drop_newest(&mut self, lane: u32) -> PublishError {
+        if self.is_lost(lane) {
+            return PublishError::Lost;
+        }
         // Whoever drops must at least have told a sleeping consumer.
         if self.control.doorbell.parked_after_commit(self.registered) != doorbell::AWAKE {
             self.request_flush();
@@ -693,7 +745,8 @@ impl Publisher {
                 fence(Ordering::Acquire);
                 let until_ns = &self.control.doorbell.parked_until_ns;
                 // ORDERING: Relaxed; ordered by the fence.
-                lane.last_time_ns + lane.max_delay_ns < until_ns.load(Ordering::Relaxed)
+                lane.last_time_ns.saturating_add(lane.max_delay_ns)
+                    < until_ns.load(Ordering::Relaxed)
             };
             if lag_bytes < lane.ring_after_bytes
                 && lag_events < lane.ring_after_events
@@ -714,6 +767,7 @@ impl Drop for Publisher {
         for lane in &mut self.lanes {
             lane.retire();
         }
+        kill_point!("publisher.retired");
         if !self.lanes.is_empty() {
             self.announce_directory_change();
         }
@@ -751,7 +805,7 @@ impl PublisherLane {
             overflow: rule.overflow,
             rule: rule.clone(),
             retired: false,
-            _descriptor: lane.descriptor,
+            descriptor: lane.descriptor,
         }
     }
 
@@ -792,6 +846,15 @@ impl PublisherLane {
         self.writer.write_header(slot, &header);
         self.writer.stage(slot);
         sequence
+    }
+
+    /// Whether the object is shorter than it was. Where it was cut behind what we touch, the consumer alone has noticed,
+    /// and cannot tell us. One system call: for those who wait anyway.
+    fn is_cut(&self) -> bool {
+        let length_bytes =
+            rustix::fs::fstat(&self.descriptor).map_or(0, |stat| stat.st_size as u64);
+        self.writer.memory().is_lost()
+            || length_bytes < self.writer.memory().capacity_bytes() + DATA_OFFSET as u64
     }
 
     fn is_quarantined(&self) -> bool {

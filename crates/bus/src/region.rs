@@ -9,9 +9,16 @@ use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use rustix::mm::{Advice, madvise};
+use rustix::fd::BorrowedFd;
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 use shared_memory::Shmem;
 use zerocopy::{FromBytes, IntoBytes};
+
+mod guard;
+
+use self::guard::Watch;
+pub use self::guard::guard_truncated_objects;
+pub(crate) use self::guard::losses;
 
 /// Types that may be shared with another process by reference: atomics, and structures of atomics.
 ///
@@ -20,16 +27,23 @@ use zerocopy::{FromBytes, IntoBytes};
 /// that is never read), and the type must need no drop.
 pub(crate) unsafe trait Shared {}
 
+/// What a heap region is aligned to, as mapped ones are.
+const PAGE_BYTES: usize = 4096;
+
 enum Backing {
     /// Dropping it unmaps the object; `set_owner(false)` was called, so it does not unlink it.
-    Mapped(#[expect(dead_code, reason = "held for its Drop")] Shmem),
-    Heap(Layout),
+    Created(#[expect(dead_code, reason = "held for its Drop")] Shmem),
+    Opened,
+    /// The allocation, which starts before the first page.
+    Heap(NonNull<u8>, Layout),
 }
 
-/// A fixed range of memory: a mapped shared-memory object, or heap memory in tests and under Miri.
+/// A fixed range of memory: a mapped shared-memory object, or heap memory for copies, in tests and under Miri.
 pub(crate) struct Region {
     base: NonNull<u8>,
     length_bytes: usize,
+    /// Its place in the table of the guard, given back before anything is unmapped.
+    watch: Option<Watch>,
     backing: Backing,
 }
 
@@ -46,23 +60,65 @@ impl Region {
         Some(Arc::new(Region {
             base,
             length_bytes,
-            backing: Backing::Mapped(map),
+            watch: Watch::over(base.as_ptr() as usize, length_bytes),
+            backing: Backing::Created(map),
         }))
     }
 
-    /// Zeroed heap memory, page aligned: the same code without an operating system.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "tests and Miri run on heap memory")
-    )]
+    /// Maps the object behind a descriptor: the one that was looked at, whatever its name stands for by now.
+    ///
+    /// # Errors
+    /// What the kernel says; `EINVAL` for a length of 0.
+    pub(crate) fn map(
+        descriptor: BorrowedFd<'_>,
+        length_bytes: usize,
+    ) -> rustix::io::Result<Arc<Self>> {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let anywhere = std::ptr::null_mut();
+        // SAFETY: a new mapping where the kernel finds room touches no memory that is in use.
+        let map = unsafe {
+            mmap(
+                anywhere,
+                length_bytes,
+                access,
+                MapFlags::SHARED,
+                descriptor,
+                0,
+            )
+        }?;
+        let base = NonNull::new(map.cast()).ok_or(rustix::io::Errno::FAULT)?;
+        Ok(Arc::new(Region {
+            base,
+            length_bytes,
+            watch: Watch::over(base.as_ptr() as usize, length_bytes),
+            backing: Backing::Opened,
+        }))
+    }
+
+    /// Whether somebody truncated the object and zeros stand in its place, in a process that has called
+    /// [`guard_truncated_objects`]. Asked behind a copy, the answer is about what was copied too. A few loads.
+    #[inline(always)]
+    pub(crate) fn is_lost(&self) -> bool {
+        self.watch.as_ref().is_some_and(Watch::is_lost)
+    }
+
+    /// Zeroed heap memory, page aligned: the same code without an operating system, and for copies of objects.
+    ///
+    /// Pages that nobody touches take no memory and no time: aligned here and not by the allocator, which would write
+    /// zeros to all of it.
     pub(crate) fn heap(length_bytes: usize) -> Option<Arc<Self>> {
-        let layout = Layout::from_size_align(length_bytes.max(1), 4096).ok()?;
-        // SAFETY: the layout has a non-zero size, by the `max` above.
-        let base = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        let layout = Layout::from_size_align(length_bytes.checked_add(PAGE_BYTES)?, 16).ok()?;
+        // SAFETY: the layout has a non-zero size, a page at least.
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        let address = start.as_ptr() as usize;
+        let ahead = address.next_multiple_of(PAGE_BYTES) - address;
+        // SAFETY: less than a page, which was allocated beyond the length.
+        let base = unsafe { start.add(ahead) };
         Some(Arc::new(Region {
             base,
             length_bytes,
-            backing: Backing::Heap(layout),
+            watch: None,
+            backing: Backing::Heap(start, layout),
         }))
     }
 
@@ -120,7 +176,7 @@ impl Region {
     ///
     /// Costs about 0.2 us a page. Where the kernel cannot do it (before 5.14), pages come one by one as before.
     pub(crate) fn populate(&self, for_writing: bool) {
-        if let Backing::Heap(_) = self.backing {
+        if let Backing::Heap(..) = self.backing {
             return;
         }
         let advice = match for_writing {
@@ -142,9 +198,16 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
-        if let Backing::Heap(layout) = self.backing {
+        self.watch = None;
+        match self.backing {
+            Backing::Created(_) => {}
+            Backing::Opened => {
+                // SAFETY: mapped in `map` with this length, unmapped once, here; nothing refers to it any more.
+                let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.length_bytes) };
+                debug_assert!(unmapped.is_ok(), "it fails for no range that was mapped");
+            }
             // SAFETY: allocated in `heap` with this very layout, and freed once, here.
-            unsafe { dealloc(self.base.as_ptr(), layout) };
+            Backing::Heap(start, layout) => unsafe { dealloc(start.as_ptr(), layout) },
         }
     }
 }
@@ -205,6 +268,29 @@ mod tests {
         assert!(region.pin::<Word>(57).is_none());
         assert!(region.pin::<Word>(4).is_none());
         assert!(region.pin::<Word>(usize::MAX).is_none());
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "there are no pages")]
+    fn pages_of_a_heap_region_that_nobody_touches_are_not_there() {
+        use std::os::unix::fs::FileExt;
+        let length = 64 << 20;
+        let region = Region::heap(length).expect("64 MiB of zeros");
+        region.copy_in(0, &[7; 100]);
+        let first = region.base.as_ptr() as usize;
+        assert!(first.is_multiple_of(PAGE_BYTES));
+        let Ok(pagemap) = std::fs::File::open("/proc/self/pagemap") else {
+            eprintln!("skipped: no /proc/self/pagemap");
+            return;
+        };
+        let mut words = vec![0; length / PAGE_BYTES * 8];
+        let at = (first / PAGE_BYTES * 8) as u64;
+        pagemap
+            .read_exact_at(&mut words, at)
+            .expect("our own pages");
+        // The highest bit of each word: the page is there. Touched, one may bring its neighbours as a huge page.
+        let present = words.chunks(8).filter(|word| word[7] & 0x80 != 0).count();
+        assert!((1..=1024).contains(&present), "{present} pages are there");
     }
 
     #[test]

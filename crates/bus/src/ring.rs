@@ -131,8 +131,13 @@ pub(crate) const KIND_LANE_END: u8 = 5;
 /// The overwrite is announced this part of the capacity ahead, so that it rarely has to be.
 const ANNOUNCE_PART: u64 = 16;
 const PADDING_HEADER_BYTES: u64 = 8;
+/// As damage: somebody made the object shorter than what is in use.
+const TRUNCATED: &str = "truncated object";
 /// A jump of the sequence beyond this is nonsense, not loss.
 const GAP_MAX: u64 = 1 << 48;
+/// No ring gets so far, and no counter: at 10 GB a second it would take 14 years. What goes on from shared memory
+/// behind it is nonsense, and sums of what is below it fit.
+pub(crate) const PLAUSIBLE_MAX: u64 = 1 << 62;
 
 /// What a ring lies in.
 pub(crate) trait RingMemory {
@@ -144,6 +149,11 @@ pub(crate) trait RingMemory {
     fn copy_in(&self, index: usize, bytes: &[u8]);
     /// As `copy_in`. What is copied may be torn by a hostile peer: look only at the copy.
     fn copy_out(&self, index: usize, bytes: &mut [u8]);
+    /// Whether somebody has truncated the memory, and zeros stand there: also in what was just copied.
+    #[inline(always)]
+    fn is_lost(&self) -> bool {
+        false
+    }
 }
 
 /// Bytes that a record with this payload takes.
@@ -212,7 +222,12 @@ impl<M: RingMemory> Writer<M> {
         let announced_position = line
             .overwrite_position
             .load(Ordering::Relaxed)
-            .max(tail_position);
+            // No writer announces further: what is beyond was written by somebody else, and would have readers
+            // take everything for overwritten.
+            .clamp(
+                tail_position,
+                tail_position.saturating_add(memory.capacity_bytes()),
+            );
         Writer {
             tail_position,
             staged_position: tail_position,
@@ -330,6 +345,7 @@ impl<M: RingMemory> Writer<M> {
         // ORDERING: Release (P1). The record bytes become visible before the new tail does.
         line.tail_position
             .store(self.tail_position, Ordering::Release);
+        kill_point!("publisher.tail_stored");
         // ORDERING: Release (P4). Whoever sees this number sees the tail that covers it.
         line.sequence_next
             .store(self.sequence_next, Ordering::Release);
@@ -480,9 +496,12 @@ impl<M: RingMemory> Reader<M> {
             .publisher
             .tail_position
             .load(Ordering::Acquire);
+        // Where we stand may be a head that a hostile peer wrote, at the very end of all numbers too.
         let lag = tail.wrapping_sub(self.position);
-        // Where we stand may be a head that a hostile peer wrote.
-        if lag > self.capacity_bytes || !(tail | self.position).is_multiple_of(8) {
+        if tail < self.position
+            || lag > self.capacity_bytes
+            || !(tail | self.position).is_multiple_of(8)
+        {
             let limit = self.position.saturating_add(self.capacity_bytes);
             return Err(self.damage("tail position", tail, limit));
         }
@@ -519,7 +538,9 @@ impl<M: RingMemory> Reader<M> {
                 return Err(self.damage("record length", length_bytes.into(), limit));
             }
             let sequence = header.sequence.get();
-            if sequence.wrapping_sub(self.sequence_next) > GAP_MAX {
+            let next = self.sequence_next;
+            // The last of all numbers has none behind it.
+            if sequence == u64::MAX || !(next..=next.saturating_add(GAP_MAX)).contains(&sequence) {
                 return Err(self.damage("sequence number", sequence, self.sequence_next));
             }
             return Ok(Some(header));
@@ -549,6 +570,13 @@ impl<M: RingMemory> Reader<M> {
         self.memory.copy_out(index, bytes);
     }
 
+    /// What to say of memory that was truncated; `None` of memory that was not. Asked behind a copy, the answer is
+    /// about what was copied too.
+    #[inline(always)]
+    pub(crate) fn loss(&self) -> Option<Damage> {
+        (self.memory.is_lost()).then(|| self.damage(TRUNCATED, self.position, self.tail_seen))
+    }
+
     /// Steps over the record that `peek` gave as `header`.
     #[inline(always)]
     pub(crate) fn advance(&mut self, header: &RecordHeader) {
@@ -569,7 +597,7 @@ impl<M: RingMemory> Reader<M> {
         let sequence_next = line.sequence_next.load(Ordering::Acquire);
         // ORDERING: Acquire (P1).
         let tail = line.tail_position.load(Ordering::Acquire);
-        let missing = sequence_next.wrapping_sub(self.sequence_next);
+        let missing = sequence_next.saturating_sub(self.sequence_next);
         (tail == self.position && (1..=GAP_MAX).contains(&missing)).then_some(sequence_next)
     }
 

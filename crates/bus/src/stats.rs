@@ -2,13 +2,13 @@
 
 use crate::commit::{self, LaneCommit};
 use crate::control::Control;
-use crate::drain::{Scope, SourceTotalsPlain};
+use crate::drain::{self, Scope, SourceTotalsPlain};
 use crate::lane::{self, Lane, RingKind};
 use crate::layout::{SOURCES_MAX, load_text, text_of};
 use crate::object;
 use crate::origin::Origin;
 use crate::ring::{RingHeader, RingMemory};
-use crate::subscribers::READY;
+use crate::subscribers;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Drops by cause, in events.
@@ -232,11 +232,10 @@ fn read_subscribers(control: &Control) -> Vec<SubscriberStats> {
     control
         .subscribers
         .iter()
-        // ORDERING: Acquire; everything in the slot was stored before the mark.
-        .filter(|slot| slot.state.load(Ordering::Acquire) == READY)
+        .filter(|slot| subscribers::is_in_use(slot))
         .map(|slot| SubscriberStats {
             label: load_text(&slot.label),
-            // ORDERING: Relaxed; covered by the Acquire.
+            // ORDERING: Relaxed; covered by the Acquire of `is_in_use`.
             pid: slot.pid.load(Ordering::Relaxed),
             pattern: load_text(&slot.pattern),
             delivered: get(&slot.delivered),
@@ -294,11 +293,8 @@ fn read_lanes_and_sources(control: &Control) -> (Vec<LaneStats>, Vec<SourceStats
 }
 
 fn is_folded(control: &Control, epoch: u64) -> bool {
-    control.sources.iter().any(|slot| {
-        // ORDERING: Acquire; the totals were stored before the selector.
-        let bank = slot.selector.load(Ordering::Acquire) & 1;
-        get(&slot.totals[bank as usize].last_epoch) == epoch
-    })
+    let mut sources = control.sources.iter();
+    sources.any(|slot| drain::is_folded(slot, epoch))
 }
 
 fn read_lanes(control: &Control) -> Vec<LaneStats> {

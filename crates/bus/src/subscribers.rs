@@ -1,7 +1,9 @@
 //! The slots in which subscribers sleep.
 //!
-//! A slot is taken with one compare-and-swap. Its holder keeps an object in shared memory locked, as
-//! publishers do with their lanes: a slot whose object nobody holds is free again.
+//! A subscriber keeps an object in shared memory locked, as publishers do with their lanes, and then takes a slot: one
+//! compare-and-swap puts the number of the object there. One more takes it away, by the subscriber as it leaves or by
+//! anyone who finds that nobody holds the object. In between there is no state that a process could die in and leave
+//! the slot to nobody. Numbers are never used again, so no one frees the slot of a later subscriber.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -11,15 +13,14 @@ use crate::channel;
 use crate::control::Control;
 use crate::doorbell;
 use crate::error::{Error, ErrorKind};
+use crate::lane;
 use crate::layout::{CHANNELS_MAX, SUBSCRIBERS_MAX, SubscriberSlot, store_text};
-use crate::object::{self, Created};
+use crate::object;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-const FREE: u32 = 0;
-const TAKEN: u32 = 1;
-pub(crate) const READY: u32 = 2;
-/// Its holder is gone, and somebody is about to free it.
-const DEAD: u32 = 3;
+/// Being filled, or given back.
+const NOT_READY: u32 = 0;
+const READY: u32 = 2;
 
 /// A slot of our own; dropping it gives it back.
 pub(crate) struct Seat {
@@ -42,18 +43,15 @@ impl Seat {
         pattern: &str,
         has_barrier: bool,
     ) -> Result<Self, Error> {
-        // ORDERING: Relaxed; the number only has to be unique.
-        let epoch = control.request.last_epoch.fetch_add(1, Ordering::Relaxed) + 1;
+        let (epoch, object) = lane::create_object(&control, 8, |epoch| {
+            object::subscriber_name(&control.bus, epoch)
+        })?;
         let name = object::subscriber_name(&control.bus, epoch);
-        let Created::New(object) = object::create(&name, 8, 8, control.access)? else {
-            let message =
-                format!("shared memory {name} exists already: somebody squats on the name");
-            return Err(Error::new(ErrorKind::WrongOwner, message));
-        };
         object::try_lock(&object.descriptor);
-        let taken = take_free(&control).or_else(|| {
+        kill_point!("subscriber.object");
+        let taken = take_free(&control, epoch).or_else(|| {
             free_dead(&control);
-            take_free(&control)
+            take_free(&control, epoch)
         });
         let Some(index) = taken else {
             object::unlink(&name);
@@ -63,13 +61,15 @@ impl Seat {
             );
             return Err(Error::new(ErrorKind::LimitReached, message));
         };
+        kill_point!("subscriber.slot_taken");
         let slot = &control.subscribers[index];
         // ORDERING: Relaxed throughout; published by the Release of `state` below.
         let put = |word: &AtomicU64, value| word.store(value, Ordering::Relaxed);
+        // Its last holder may have died with it.
+        slot.state.store(NOT_READY, Ordering::Relaxed);
         slot.parked.store(0, Ordering::Relaxed);
         slot.woken.store(0, Ordering::Relaxed);
         slot.pid.store(std::process::id(), Ordering::Relaxed);
-        put(&slot.epoch, epoch);
         put(&slot.name_bits, 0);
         for word in &slot.channels {
             put(word, 0);
@@ -81,6 +81,7 @@ impl Seat {
         store_text(&slot.pattern, pattern);
         // ORDERING: Release; everything above before the mark.
         slot.state.store(READY, Ordering::Release);
+        kill_point!("subscriber.ready");
         if !has_barrier {
             // ORDERING: Relaxed; publishers that miss it for a moment are covered by our bounded wait.
             control.doorbell.fence_required.store(1, Ordering::Relaxed);
@@ -139,6 +140,7 @@ impl Seat {
         }
         // ORDERING: Acquire; what was to be seen by whoever asked us to wake.
         if slot.woken.load(Ordering::Acquire) == 0 && !has_news() {
+            kill_point!("subscriber.parked");
             doorbell::sleep(&slot.parked, 1, Some(timeout));
         }
         // ORDERING: Relaxed; a ringer that still sees the old mark only makes a useless call.
@@ -159,9 +161,12 @@ impl Drop for Seat {
         for word in &slot.channels {
             word.store(0, Ordering::Relaxed);
         }
+        // ORDERING: Relaxed; carried by the exchange that frees the slot. Without the object it may be somebody else's
+        // at once.
+        slot.state.store(NOT_READY, Ordering::Relaxed);
         object::unlink(&object::subscriber_name(&self.control.bus, self.epoch));
-        // ORDERING: Release; the next holder comes after everything done here.
-        slot.state.store(FREE, Ordering::Release);
+        kill_point!("subscriber.leaving");
+        free(slot, self.epoch);
     }
 }
 
@@ -179,11 +184,11 @@ pub(crate) fn wake(control: &Control, index: usize, epoch: u64) {
     }
 }
 
-fn take_free(control: &Control) -> Option<usize> {
+fn take_free(control: &Control, epoch: u64) -> Option<usize> {
     let taken = control.subscribers.iter().position(|slot| {
-        // ORDERING: Acquire; after everything that its last holder did.
-        slot.state
-            .compare_exchange(FREE, TAKEN, Ordering::Acquire, Ordering::Relaxed)
+        // ORDERING: AcqRel; after everything that its last holder did, and our object before the number of it.
+        slot.epoch
+            .compare_exchange(0, epoch, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
     })?;
     // ORDERING: Relaxed; raised before the slot is first slept in, and carried by that exchange.
@@ -194,40 +199,37 @@ fn take_free(control: &Control) -> Option<usize> {
     Some(taken)
 }
 
+/// Takes the slot from the subscriber with this number, if it is still that one's.
+fn free(slot: &SubscriberSlot, epoch: u64) {
+    // ORDERING: Release; the next holder comes after everything done before. Of several that clean up, one succeeds.
+    let _ = slot
+        .epoch
+        .compare_exchange(epoch, 0, Ordering::Release, Ordering::Relaxed);
+}
+
+/// Whether somebody subscribes from this slot, dead or alive.
+pub(crate) fn is_in_use(slot: &SubscriberSlot) -> bool {
+    // ORDERING: Acquire; everything in the slot was stored before the mark.
+    let is_ready = slot.state.load(Ordering::Acquire) == READY;
+    // ORDERING: Relaxed; who died has left its mark in a slot that is free.
+    is_ready && slot.epoch.load(Ordering::Relaxed) != 0
+}
+
 /// Frees the slots whose holders are gone. Four system calls for each slot in use.
 pub(crate) fn free_dead(control: &Control) {
     for slot in control.subscribers.iter() {
-        // ORDERING: Acquire; the epoch was stored before the mark.
-        if slot.state.load(Ordering::Acquire) != READY {
+        // ORDERING: Acquire; its object was made and locked before.
+        let epoch = slot.epoch.load(Ordering::Acquire);
+        if epoch == 0 {
             continue;
         }
-        // ORDERING: Relaxed; covered by the Acquire.
-        let epoch = slot.epoch.load(Ordering::Relaxed);
         let name = object::subscriber_name(&control.bus, epoch);
         if object::is_locked(&name) {
             continue;
         }
-        let step = |from, to| {
-            // ORDERING: AcqRel; of several that clean up, one succeeds.
-            slot.state
-                .compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
-        };
-        if !step(READY, DEAD) {
-            continue;
-        }
-        // It may have changed hands while we looked for the object: then it belongs to somebody alive.
-        // ORDERING: Relaxed; covered by the exchange.
-        if slot.epoch.load(Ordering::Relaxed) != epoch {
-            step(DEAD, READY);
-            continue;
-        }
-        for word in &slot.channels {
-            // ORDERING: Relaxed; as in `Seat::drop`.
-            word.store(0, Ordering::Relaxed);
-        }
         object::unlink(&name);
-        step(DEAD, FREE);
+        kill_point!("consumer.subscriber_freed");
+        free(slot, epoch);
     }
 }
 

@@ -316,7 +316,10 @@ impl Subscription {
         };
         self.taps.poll(&mut self.sieve, &mut watch, events_max);
         let lagged = watch.lagged;
+        self.sieve.counts.damaged += self.taps.count_lost();
         self.show_counts();
+        // What came out of whole rings is given first. A bus that was wiped would never wake us again.
+        self.control.check().map_err(RecvError::Failed)?;
         lagged.map_or(Ok(()), |lagged| Err(RecvError::Lagged(lagged)))
     }
 
@@ -355,7 +358,7 @@ impl Subscription {
                 self.taps.follow();
                 self.listen();
             }
-            if !self.queue.is_empty() || self.taps.has_records() {
+            if !self.queue.is_empty() || self.taps.has_records() || self.control.check().is_err() {
                 return Wait::News;
             }
             if self.seat.take_woken() {
@@ -595,7 +598,7 @@ impl Receiver for Collector {
 
     fn batch(&mut self, batch: &Batch<'_>, at: At) {
         for (index, event) in batch.numbered_events() {
-            let sequence = at.sequence + index;
+            let sequence = at.sequence.saturating_add(index);
             self.event(&event, At { sequence, ..at });
         }
     }

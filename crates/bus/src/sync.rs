@@ -4,7 +4,9 @@
 
 #[cfg(not(loom))]
 pub(crate) mod atomic {
-    pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
+    pub(crate) use std::sync::atomic::{
+        AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence, fence,
+    };
 }
 
 #[cfg(loom)]

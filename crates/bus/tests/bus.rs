@@ -299,3 +299,126 @@ fn a_second_consumer_is_refused_with_the_first_ones_process() {
     drop(drain);
     bus.0.drain().expect("the lease is free again");
 }
+
+/// Writes words over the object of this bus whose name begins so.
+fn write_over(bus: &Bus, kind: &str, offset: u64, words: &[u64]) {
+    let prefix = format!("millpond.{}.{kind}", bus.name());
+    let entries = std::fs::read_dir("/dev/shm").expect("shared memory");
+    let mut names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let name = names
+        .find(|name| name.starts_with(&prefix))
+        .expect("the object");
+    let path = std::path::Path::new("/dev/shm").join(name);
+    let file = std::fs::File::options().write(true).open(path);
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    std::os::unix::fs::FileExt::write_all_at(&file.expect("ours"), &bytes, offset).expect("inside");
+}
+
+/// Payloads that a pass gives, committed.
+fn take(drain: &mut millpond_bus::Drain, scope: Scope) -> Vec<Vec<u8>> {
+    let mut taken = Vec::new();
+    drain.pass(scope, &mut |item: Item<'_>| {
+        if let Item::Record(record) = item {
+            taken.push(record.payload.to_vec());
+        }
+        Verdict::Keep
+    });
+    let mark = drain.mark(Scope::Persisted);
+    drain.commit(mark, &[], false);
+    taken
+}
+
+#[test]
+fn an_outbox_at_the_end_of_all_positions_is_made_anew() {
+    let bus = TestBus::new(Overflow::DropNewest, 64 << 10);
+    let rules = RuleTable::new(vec![Rule::new("*".parse().expect("a pattern"))]);
+    let mut drain = bus.0.drain().expect("the lease");
+    drain
+        .install_rules(&rules.expect("a rule"))
+        .expect("it fits");
+    let mut publisher = bus.0.publisher("p").expect("a publisher");
+    let topic = publisher.topic("data:x").expect("a topic");
+    publisher.publish(topic, Level::Info, b"1").expect("room");
+    drain.housekeep();
+    drop(drain);
+    for position in [u64::MAX - 7, u64::MAX - 4095, 1 << 63] {
+        for (offset, word) in [(0x400, position), (0x438, u64::MAX), (0x480, position)] {
+            write_over(&bus.0, "outbox.", offset, &[word]);
+        }
+        let mut drain = bus.0.drain().expect("the lease");
+        let channel = drain.channel(&"*".parse().expect("a pattern"));
+        let channel = channel.expect("the rule's");
+        assert_eq!(take(&mut drain, Scope::Batched), [b"1"], "{position}");
+        let entries = [];
+        let parts = millpond_bus::BatchParts {
+            class: millpond_bus::Class::Batch,
+            prefix: "data",
+            count: 0,
+            first_time_ns: 0,
+            last_time_ns: 0,
+            entries: &entries,
+        };
+        let outbox = drain.outbox(channel).expect("made anew");
+        assert!(outbox.push(&parts, 0), "there is room");
+    }
+}
+
+#[test]
+fn an_epoch_that_was_written_over_is_told() {
+    let bus = TestBus::new(Overflow::DropNewest, 64 << 10);
+    for epoch in [u64::MAX, 1 << 56] {
+        write_over(&bus.0, "control", 0x190, &[epoch]);
+        let publisher = bus.0.publisher("p");
+        let error = publisher.map(|_| ()).expect_err("no epoch is left");
+        assert_eq!(error.kind(), ErrorKind::WrongLayout);
+        assert!(error.to_string().contains("is damaged"), "{error}");
+    }
+}
+
+#[test]
+fn counters_that_were_written_over_stop_nobody() {
+    let bus = TestBus::new(Overflow::DropNewest, 64 << 10);
+    let mut publisher = bus.0.publisher("p").expect("a publisher");
+    let topic = publisher.topic("data:x").expect("a topic");
+    publisher.publish(topic, Level::Info, b"1").expect("room");
+    let mut drain = bus.0.drain().expect("the lease");
+    assert_eq!(take(&mut drain, Scope::Persisted), [b"1"]);
+    drop(drain);
+    // Both banks of the lane in the first slot, behind its epoch, position and next number.
+    for bank in [0, 1024 * 128] {
+        write_over(&bus.0, "control", 0x10_f000 + bank + 24, &[u64::MAX; 6]);
+        write_over(&bus.0, "control", 0x10_f000 + bank + 88, &[u64::MAX]);
+    }
+    let mut drain = bus.0.drain().expect("the lease");
+    publisher.publish(topic, Level::Info, b"2").expect("room");
+    assert_eq!(take(&mut drain, Scope::Persisted), [b"2"]);
+    assert_eq!(bus.0.stats().lanes.len(), 1);
+    bus.0.history();
+}
+
+#[test]
+fn the_last_of_all_numbers_is_damage() {
+    let bus = TestBus::new(Overflow::DropNewest, 64 << 10);
+    let mut publisher = bus.0.publisher("p").expect("a publisher");
+    let topic = publisher.topic("data:x").expect("a topic");
+    publisher.publish(topic, Level::Info, b"1").expect("room");
+    let mut drain = bus.0.drain().expect("the lease");
+    // As if everything before it had been read: the number of the lane's commit, and that of the record.
+    drop(drain);
+    write_over(&bus.0, "control", 0x10_f000 + 16, &[u64::MAX - 1]);
+    write_over(&bus.0, "lane.", 0x1000 + 16, &[u64::MAX]);
+    drain = bus.0.drain().expect("the lease");
+    assert_eq!(take(&mut drain, Scope::Persisted), Vec::<Vec<u8>>::new());
+    assert!(bus.0.stats().lanes[0].quarantined);
+}
+
+#[test]
+fn sums_of_a_history_that_was_written_over_end() {
+    let far = millpond_bus::Interval {
+        start_ns: u64::MAX,
+        published: u64::MAX,
+        ..millpond_bus::Interval::default()
+    };
+    let sum = millpond_bus::sum_since(&[far, far], 1);
+    assert_eq!(sum.published, u64::MAX);
+}

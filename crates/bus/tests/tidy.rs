@@ -32,7 +32,13 @@ fn atomics_come_from_the_sync_module_so_that_loom_can_stand_in() {
 
 #[test]
 fn unsafe_stays_in_the_modules_that_the_architecture_names() {
-    let allowed = ["region.rs", "clock.rs", "layout.rs", "models.rs"];
+    let allowed = [
+        "region.rs",
+        "region/guard.rs",
+        "clock.rs",
+        "layout.rs",
+        "models.rs",
+    ];
     sources(
         &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
         &mut |path, text| {

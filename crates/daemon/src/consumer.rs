@@ -57,6 +57,8 @@ pub enum Notice {
     /// Something beside the writing does not succeed and is tried again: a sync, or a segment that cannot be
     /// compressed.
     Upkeep(String),
+    /// Part of the log is gone: somebody removed files while they were written.
+    Lost(String),
     /// New rules are in force.
     Reloaded(String),
     /// New rules were asked for and are not in force: the old ones are.
@@ -70,6 +72,7 @@ impl std::fmt::Display for Notice {
             | Notice::Lane(text)
             | Notice::Trouble(text)
             | Notice::Upkeep(text)
+            | Notice::Lost(text)
             | Notice::Reloaded(text)
             | Notice::NotReloaded(text) => f.write_str(text),
             Notice::TroubleOver => f.write_str("the log is being written again"),
@@ -227,6 +230,7 @@ impl Builder {
                 wanted: Arc::default(),
                 doorbell: drain.doorbell(),
             },
+            failure: None,
             logs_dir: self.logs_dir,
             drain,
             subscribers,
@@ -243,7 +247,7 @@ impl Builder {
             flush: None,
             next_housekeeping_ns: 0,
             trouble: None,
-            upkeep: [None, None],
+            upkeep: [None, None, None, None],
             notices: cuts
                 .iter()
                 .map(|cut| Notice::Recovered(describe_cut(cut)))
@@ -348,10 +352,12 @@ pub struct Daemon {
     next_housekeeping_ns: u64,
     logs_dir: PathBuf,
     trouble: Option<String>,
-    /// What fails beside the writing: syncs, seals.
-    upkeep: [Option<String>; 2],
+    /// What fails beside the writing: syncs, seals, indexes. And, last, a writer that had to give its way of writing up.
+    upkeep: [Option<String>; 4],
     notices: Vec<Notice>,
     stop: StopHandle,
+    /// What ended it: see [`Daemon::failure`].
+    failure: Option<millpond_bus::Error>,
 }
 
 impl std::fmt::Debug for Daemon {
@@ -381,16 +387,25 @@ impl Daemon {
         self.stop.clone()
     }
 
-    /// The writer's backend, and why it was chosen.
+    /// The writer's backend, and why it was chosen. As of the last step, should it have had to give one up.
     pub fn backend(&self) -> (&'static str, &str) {
         let backend = self.sink.backend();
-        (backend.name, &backend.reason)
+        match &self.upkeep[3] {
+            Some(reason) => ("pwrite", reason),
+            None => (backend.name, &backend.reason),
+        }
     }
 
-    /// Runs until [`StopHandle::stop`], telling `observe` what people should hear of.
+    /// Why it does nothing any more: another process has truncated or wiped the shared memory that it works on. Then
+    /// call [`Daemon::close`], which writes what was taken and returns this error.
+    pub fn failure(&self) -> Option<&millpond_bus::Error> {
+        self.failure.as_ref()
+    }
+
+    /// Runs until [`StopHandle::stop`] or a [`Daemon::failure`], telling `observe` what people should hear of.
     pub fn run(&mut self, observe: &mut dyn FnMut(Notice)) {
         let mut idle_rounds = 0;
-        while !self.stop.is_wanted() {
+        while !self.stop.is_wanted() && self.failure.is_none() {
             let step = self.step();
             self.notices.drain(..).for_each(&mut *observe);
             match step {
@@ -431,8 +446,15 @@ impl Daemon {
         std::mem::take(&mut self.notices)
     }
 
-    /// Does everything that can be done now, without waiting for anything.
+    /// Does everything that can be done now, without waiting for anything. Nothing after a [`Daemon::failure`].
     pub fn step(&mut self) -> Step {
+        if self.failure.is_none() {
+            self.failure = self.drain.check().err();
+        }
+        if self.failure.is_some() {
+            let (sleep, timeout) = (Sleep::UntilWork, WAIT_MAX);
+            return Step::Idle { sleep, timeout };
+        }
         self.reap();
         let now_ns = self.drain.clock().now_ns();
         if now_ns >= self.next_housekeeping_ns || self.drain.directory_changed() {
@@ -454,6 +476,7 @@ impl Daemon {
             self.reducers.tell_due(&mut self.sink, now_ns);
         }
         let (records, stopped, pressure) = self.drain_persisted();
+        kill_point!("consumer.drained");
         let submitted = self.submit_if_due(now_ns, stopped, pressure);
         let records = records + passthrough + batched;
         if records > 0 || submitted {
@@ -558,6 +581,7 @@ impl Daemon {
         self.sink.submit(now_ns, durable);
         let mark = self.drain.mark(Scope::Persisted);
         self.marks.push_back(mark);
+        kill_point!("consumer.submitted");
         if !stopped {
             self.flush = None;
         }
@@ -575,6 +599,7 @@ impl Daemon {
         let new = self.sink.take_new_services();
         if !new.is_empty() {
             self.drain.commit(Mark::default(), &new, false);
+            kill_point!("open.services_committed");
         }
     }
 
@@ -641,7 +666,14 @@ impl Daemon {
             }));
         }
         let status = self.sink.status();
-        let upkeep = [status.sync_error, status.seal_error];
+        let losses = self.sink.take_losses();
+        self.notices.extend(losses.into_iter().map(Notice::Lost));
+        let upkeep = [
+            status.sync_error,
+            status.seal_error,
+            status.index_error,
+            status.fallen_back,
+        ];
         if status.trouble == self.trouble && upkeep == self.upkeep {
             return;
         }
@@ -660,8 +692,8 @@ impl Daemon {
     }
 
     fn describe(&mut self) {
-        let backend = self.sink.backend();
-        let backend = format!("{} ({})", backend.name, backend.reason);
+        let (name, reason) = self.backend();
+        let backend = format!("{name} ({reason})");
         let logs_dir = self.logs_dir.to_string_lossy();
         // The worst first: there is room for so much only.
         let troubles: Vec<&str> = std::iter::once(&self.trouble)
@@ -674,23 +706,39 @@ impl Daemon {
 
     /// Writes what is left, syncs it, and gives the lease back.
     ///
+    /// After a [`Daemon::failure`] too: what was taken from the lanes stands in the files then, but nothing is committed
+    /// that rests on memory which is gone. A consumer that finds the bus again cuts what was not committed and takes it
+    /// from the lanes once more; on a new bus the text stays as it is.
+    ///
     /// # Errors
+    /// `Bus` with the failure, where there was one.
     /// `NotWritten` where the writer did not manage within a few seconds: nothing is lost, the records wait
     /// in their lanes.
     pub fn close(mut self) -> Result<(), Error> {
         self.reap();
         let now_ns = self.drain.clock().now_ns();
-        // What is pending goes out, due or not.
-        (self.subscribers).deliver(&mut self.drain, &self.schemas, now_ns, true);
+        if self.failure.is_some() {
+            // Lanes that are whole are not read again on a new bus.
+            self.drain_persisted();
+        }
+        if self.failure.is_none() {
+            // What is pending goes out, due or not.
+            (self.subscribers).deliver(&mut self.drain, &self.schemas, now_ns, true);
+        }
         self.gaps.write(&self.router, &mut self.sink, now_ns);
         self.reducers.tell_all(&mut self.sink);
         self.commit_new_services();
         self.reducers.hand_over(&mut self.sink);
         self.marks.push_back(self.drain.mark(Scope::Persisted));
         let Closed { groups, trouble } = self.sink.close(now_ns);
+        kill_point!("closing.written");
         // Each with its own mark: what was not written is not committed.
         for group in groups {
             commit(&mut self.drain, &mut self.marks, &group);
+        }
+        kill_point!("closing.committed");
+        if let Some(failure) = self.failure {
+            return Err(Error::Bus(failure));
         }
         if let Some(trouble) = trouble {
             return Err(Error::NotWritten { trouble });
@@ -721,9 +769,11 @@ fn describe_cut(cut: &Cut) -> String {
         service,
         cut_bytes,
         missing_bytes,
+        kept_bytes,
         why,
     } = cut;
     match missing_bytes {
+        0 if *kept_bytes > 0 => format!("{service}: kept {kept_bytes} bytes of its log: {why}"),
         0 => format!("{service}: cut {cut_bytes} bytes from the end of its log: {why}"),
         _ => format!("{service}: {missing_bytes} bytes of its log are gone that were committed"),
     }

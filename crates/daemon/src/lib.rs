@@ -27,6 +27,14 @@
 
 #![forbid(unsafe_code)]
 
+/// A place where the crash lab may kill this process; nothing without the feature `kill-points`.
+macro_rules! kill_point {
+    ($label:literal) => {
+        #[cfg(feature = "kill-points")]
+        millpond_kill_points::pass($label);
+    };
+}
+
 mod consumer;
 mod delivery;
 mod error;

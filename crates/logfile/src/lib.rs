@@ -24,6 +24,14 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("millpond runs on Linux only");
 
+/// A place where the crash lab may kill this process; nothing without the feature `kill-points`.
+macro_rules! kill_point {
+    ($label:literal) => {
+        #[cfg(feature = "kill-points")]
+        millpond_kill_points::pass($label);
+    };
+}
+
 mod block;
 mod error;
 mod filters;
@@ -59,8 +67,8 @@ pub use self::{
         QueryReport, Reader, SegmentInfo, SegmentState, ServiceCounts, SourcePattern, TextReport,
     },
     recover::{
-        RebuildReport, Recovered, VerifyReport, inspect_segment, rebuild_index, recover_segment,
-        verify_segment,
+        RebuildReport, Recovered, VerifyReport, complete_index, inspect_segment, rebuild_index,
+        recover_segment, verify_segment,
     },
     seal::{SealedSegment, seal_segment},
     sealed::SegmentText,

@@ -279,7 +279,8 @@ pub struct ParsedLine<'a> {
     pub message: &'a [u8],
 }
 
-/// Takes a line apart. A newline at its end is not part of the message.
+/// Takes a line apart. A newline at its end is not part of the message. A line with a zero byte is none: those are
+/// escaped, and where one stands as it is, a disk has lost what was written there.
 ///
 /// # Errors
 /// Says which part is not as the format wants it.
@@ -309,6 +310,11 @@ pub fn parse_line(line: &[u8]) -> Result<ParsedLine<'_>, LineError> {
     let space = memchr::memchr(b' ', rest).ok_or(LineError {
         what: "it has no source",
     })?;
+    if memchr::memchr(0, rest).is_some() {
+        return Err(LineError {
+            what: "bytes of it were never written",
+        });
+    }
     Ok(ParsedLine {
         time_ns,
         level,

@@ -101,11 +101,14 @@ pub fn recover_segment(
         .open(&path)
         .map_err(|error| Error::io("open", &path, error))?;
     let recovered = examine(&file, service_dir, id, committed_bytes)?;
+    // First the index: killed in between, we leave one that ends early. A text that is cut already would look complete,
+    // and an index that is marked closed and goes on behind it would be believed.
+    write_index(&id.index_path(service_dir), id, false, &recovered.entries)?;
     if recovered.cut_bytes > 0 {
         file.set_len(recovered.length_bytes)
             .map_err(|error| Error::io("cut", &path, error))?;
+        kill_point!("recover.text_cut");
     }
-    write_index(&id.index_path(service_dir), id, false, &recovered.entries)?;
     Ok(recovered)
 }
 
@@ -190,8 +193,45 @@ fn examine_sealed(
     })
 }
 
+/// Brings the index of a segment that is not appended to any more up to its text, where it ends early: an index is
+/// never synced, and a power cut may take what was written of it last. What is there of a plain segment's index is
+/// believed, and stays.
+///
+/// Reads what the index does not cover; of a sealed segment everything, unless it covers all. Can be repeated.
+///
+/// ```
+/// use millpond_logfile::{
+///     BlockWriter, Level, SegmentId, Source, complete_index, rebuild_index, verify_segment,
+/// };
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let service_dir = dir.path();
+/// let id = SegmentId::from_ns(7);
+/// let mut text = Vec::new();
+/// BlockWriter::new().append(&mut text, 7, Level::Info, &Source::new("rpc"), b"listening");
+/// std::fs::write(id.log_path(service_dir), &text)?;
+/// rebuild_index(service_dir, id, false)?;
+///
+/// std::fs::write(id.index_path(service_dir), "")?; // the power went here
+/// complete_index(service_dir, id)?;
+/// assert!(verify_segment(service_dir, id)?.damage.is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// A file cannot be read or written, or the index goes on behind the text.
+pub fn complete_index(service_dir: &Path, id: SegmentId) -> Result<(), Error> {
+    match open_sealed(service_dir, id)? {
+        Some(_) => recover_segment(service_dir, id, None).map(drop),
+        None => complete_plain_index(service_dir, id).map(drop),
+    }
+}
+
 /// The index of a closed segment that is to be sealed; an index that ends early is completed first.
-pub(crate) fn complete_index(service_dir: &Path, id: SegmentId) -> Result<Vec<IndexEntry>, Error> {
+pub(crate) fn complete_plain_index(
+    service_dir: &Path,
+    id: SegmentId,
+) -> Result<Vec<IndexEntry>, Error> {
     let (path, index_path) = (id.log_path(service_dir), id.index_path(service_dir));
     let file = File::open(&path).map_err(|error| Error::io("open", &path, error))?;
     let length_bytes = length_of(&file, &path)?;
@@ -434,7 +474,10 @@ fn write_index(
         let _ = fs::remove_file(&new);
         Error::io("write", &new, error)
     })?;
-    fs::rename(&new, path).map_err(|error: io::Error| Error::io("replace", path, error))
+    kill_point!("recover.index_written");
+    fs::rename(&new, path).map_err(|error: io::Error| Error::io("replace", path, error))?;
+    kill_point!("recover.index_replaced");
+    Ok(())
 }
 
 /// What [`rebuild_index`] made.

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::filters::{FILTERED_BYTES_MIN, FilterWriter};
 use crate::index::IndexEntry;
 use crate::name::SegmentId;
-use crate::recover::complete_index;
+use crate::recover::complete_plain_index;
 use crate::sealed::{FrameReader, SealedFile, SeekTable, SegmentText};
 
 const WRITE_BYTES: usize = 256 << 10;
@@ -61,7 +61,8 @@ pub fn seal_segment(
     if fs::exists(&log_path).map_err(failed)? {
         let text = SegmentText::open(service_dir, id)
             .map_err(|error| Error::io("read", &log_path, error))?;
-        let entries = complete_index(service_dir, id)?;
+        let entries = complete_plain_index(service_dir, id)?;
+        kill_point!("seal.index_completed");
         if !seal(&text, &entries, service_dir, id, level, go_on).map_err(failed)? {
             return Ok(None);
         }
@@ -100,8 +101,10 @@ fn seal(
         else {
             return Ok(false);
         };
+        kill_point!("seal.written");
         new.sync_all()?;
         filter.iter().try_for_each(File::sync_all)?;
+        kill_point!("seal.synced");
         read_back(&new_path, &checksums, go_on)
     };
     match write() {
@@ -113,12 +116,17 @@ fn seal(
             return stopped;
         }
     }
+    kill_point!("seal.read_back");
     if is_filtered {
         fs::rename(&new_filter_path, &filter_path)?;
+        kill_point!("seal.filter_renamed");
     }
     fs::rename(&new_path, &sealed_path)?;
+    kill_point!("seal.text_renamed");
     File::open(service_dir)?.sync_all()?;
+    kill_point!("seal.directory_synced");
     fs::remove_file(text.path())?;
+    kill_point!("seal.text_removed");
     Ok(true)
 }
 

@@ -26,7 +26,7 @@ pub use millpond_bus::{
     Guarantee, Lagged, Level, Limits, OnLag, Overflow, OwnedEvent, Pattern, Position,
     PositionError, PublishBatch, PublishError, Publisher, RecvError, Rule, RuleTable, Schema,
     SchemaError, SchemaMismatch, Since, Stats, SubscribeOptions, Subscriber, Subscription,
-    SubscriptionCounts, SubscriptionWaker, Topic,
+    SubscriptionCounts, SubscriptionWaker, Topic, guard_truncated_objects,
 };
 pub use millpond_daemon::{Builder, Daemon, Policy, Running, SyncPolicy};
 pub use millpond_derive::Event;

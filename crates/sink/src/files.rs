@@ -3,14 +3,18 @@
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use millpond_logfile::{CURRENT_LINK, ENTRY_BYTES, HEADER_BYTES, IndexHeader, SegmentId};
+use bytes::Bytes;
+use millpond_logfile::{
+    CURRENT_LINK, ENTRY_BYTES, HEADER_BYTES, IndexHeader, SegmentId, rebuild_index,
+};
 use rustix::fs::FallocateFlags;
 
 use crate::lifecycle::{pages, remove_if_there};
+use crate::writer::is_disk_full;
 
 /// Space is reserved ahead of the text in steps of a quarter of it, within these bounds: a busy segment seldom asks for
 /// more, and one that is seldom written to does not keep what others could use.
@@ -31,11 +35,11 @@ impl TextFile {
         }
     }
 
-    /// Writes all of `text` at `offset`, and gives the buffer back.
-    pub(crate) async fn write(&self, text: Vec<u8>, offset: u64) -> (io::Result<()>, Vec<u8>) {
+    /// Writes all of `text` at `offset`.
+    pub(crate) async fn write(&self, text: Bytes, offset: u64) -> io::Result<()> {
         match self {
-            TextFile::Uring(file) => file.write_all_at(text, offset).await,
-            TextFile::Plain(file) => (file.write_all_at(&text, offset), text),
+            TextFile::Uring(file) => file.write_all_at(text, offset).await.0,
+            TextFile::Plain(file) => file.write_all_at(&text, offset),
         }
     }
 
@@ -56,9 +60,15 @@ pub(crate) struct OpenSegment {
     pub(crate) text: Rc<TextFile>,
     /// It was made, and nobody has noted that yet.
     pub(crate) is_new: bool,
+    dir: PathBuf,
     log: File,
-    index: File,
+    /// `None`: it could not be written. The text goes on without, and it is made anew when the segment is closed.
+    index: Option<File>,
     index_entries: u64,
+    /// What could not be made beside the text, until somebody asks.
+    side_error: Option<io::Error>,
+    /// `current.log` is still to be set.
+    wants_link: bool,
     allocated_bytes: u64,
     last_used: u64,
 }
@@ -73,34 +83,78 @@ impl OpenSegment {
     /// Opens the segment, making it where it is not there. Every step can be repeated.
     fn open(dir: &Path, id: SegmentId, uring: bool) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
-        let open = |path: &Path| {
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(path)
-        };
-        let log = open(&id.log_path(dir))?;
-        let index = open(&id.index_path(dir))?;
-        let index_bytes = index.metadata()?.len();
-        let header = IndexHeader::new(id, false).to_bytes();
-        if index_bytes < header.len() as u64 {
-            index.write_all_at(&header, 0)?;
-        }
-        point_current_to(dir, id)?;
+        let log = open_file(&id.log_path(dir))?;
+        kill_point!("begin.log_made");
         let text = TextFile::new(log.try_clone()?, uring);
         let length_bytes = log.metadata()?.len();
-        Ok(OpenSegment {
+        let mut segment = OpenSegment {
             id,
             text: Rc::new(text),
             is_new: length_bytes == 0,
             allocated_bytes: length_bytes,
+            dir: dir.to_owned(),
             log,
-            index,
-            index_entries: index_bytes.saturating_sub(HEADER_BYTES as u64) / ENTRY_BYTES as u64,
+            index: None,
+            index_entries: 0,
+            side_error: None,
+            wants_link: true,
             last_used: 0,
-        })
+        };
+        match open_index(dir, id) {
+            Ok((index, entries)) => {
+                segment.index = Some(index);
+                segment.index_entries = entries;
+            }
+            Err(error) => segment.go_on_without(error)?,
+        }
+        kill_point!("begin.index_made");
+        segment.set_link()?;
+        Ok(segment)
+    }
+
+    /// Text is the truth: what is only for speed, or for convenience, does not hold it up. A full disk is another
+    /// matter: it holds up everything, and something can be done about it.
+    fn go_on_without(&mut self, error: io::Error) -> io::Result<()> {
+        if is_disk_full(&error) {
+            return Err(error);
+        }
+        self.side_error = Some(error);
+        Ok(())
+    }
+
+    /// Lets `current.log` point here, unless it does.
+    pub(crate) fn set_link(&mut self) -> io::Result<()> {
+        if !self.wants_link {
+            return Ok(());
+        }
+        match point_current_to(&self.dir, self.id) {
+            Ok(()) => {
+                self.wants_link = false;
+                Ok(())
+            }
+            Err(error) => self.go_on_without(error),
+        }
+    }
+
+    /// What could not be made beside the text since the last call.
+    pub(crate) fn take_side_error(&mut self) -> Option<io::Error> {
+        self.side_error.take()
+    }
+
+    /// Whether the file has a name, and the text that was written to it before `offset`: somebody may have removed or
+    /// cut it.
+    pub(crate) fn has_text(&self, offset: u64) -> io::Result<bool> {
+        let metadata = self.log.metadata()?;
+        Ok(metadata.nlink() > 0 && metadata.len() >= offset)
+    }
+
+    /// Its entries are not those of its text: there will be new ones when it is closed.
+    pub(crate) fn forget_index(&mut self) {
+        self.index = None;
+    }
+
+    pub(crate) fn has_index(&self) -> bool {
+        self.index.is_some()
     }
 
     /// Reserves space for text up to `end` and, up to `most`, beyond. The file's size stays what was written. A file
@@ -139,21 +193,54 @@ impl OpenSegment {
 
     /// Appends entries to the index. It may lag behind the text, and never be ahead of it.
     pub(crate) fn write_entries(&mut self, entries: &[u8]) -> io::Result<()> {
+        let Some(index) = &self.index else {
+            return Ok(());
+        };
         let at = HEADER_BYTES as u64 + self.index_entries * ENTRY_BYTES as u64;
-        if let Err(error) = self.index.write_all_at(entries, at) {
-            // Some may have been written. They are all tried again, and not behind those.
-            self.index.set_len(at)?;
-            return Err(error);
+        if let Err(error) = index.write_all_at(entries, at) {
+            // Some may have been written. None may stand behind those, now or later.
+            let cut = index.set_len(at);
+            self.go_on_without(error)?;
+            self.index = None;
+            return cut.or_else(|error| self.go_on_without(error));
         }
         self.index_entries += (entries.len() / ENTRY_BYTES) as u64;
         Ok(())
     }
 
     /// The segment is complete: says so in the index. Once this is on the disk, so should be the text.
-    pub(crate) fn mark_closed(&self) -> io::Result<()> {
-        self.index
-            .write_all_at(&IndexHeader::new(self.id, true).to_bytes(), 0)
+    pub(crate) fn mark_closed(&mut self) -> io::Result<()> {
+        let header = IndexHeader::new(self.id, true).to_bytes();
+        let marked = match &self.index {
+            Some(index) => index.write_all_at(&header, 0),
+            None => rebuild_index(&self.dir, self.id, false)
+                .map(drop)
+                .map_err(io::Error::other),
+        };
+        // Whoever seals the segment, or opens the directory next, completes it.
+        marked.or_else(|error| self.go_on_without(error))
     }
+}
+
+fn open_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+}
+
+/// The index of a segment, and how many entries it has.
+fn open_index(dir: &Path, id: SegmentId) -> io::Result<(File, u64)> {
+    let index = open_file(&id.index_path(dir))?;
+    let index_bytes = index.metadata()?.len();
+    let header = IndexHeader::new(id, false).to_bytes();
+    if index_bytes < header.len() as u64 {
+        index.write_all_at(&header, 0)?;
+    }
+    let entries = index_bytes.saturating_sub(HEADER_BYTES as u64) / ENTRY_BYTES as u64;
+    Ok((index, entries))
 }
 
 /// Lets `current.log` point to `id`, in one step.
@@ -166,7 +253,10 @@ fn point_current_to(dir: &Path, id: SegmentId) -> io::Result<()> {
     let new = dir.join(".current.new");
     remove_if_there(&new)?;
     std::os::unix::fs::symlink(&target, &new)?;
-    fs::rename(&new, &link)
+    kill_point!("begin.link_made");
+    fs::rename(&new, &link)?;
+    kill_point!("begin.link_renamed");
+    Ok(())
 }
 
 /// The open segments, at most `limit` of them.
@@ -180,9 +270,9 @@ pub(crate) struct OpenSegments {
 
 impl OpenSegments {
     pub(crate) fn new(logs_dir: &Path, uring: bool) -> Self {
-        // Two files a segment; half of what the process may open is for others.
+        // Three handles a segment, and a quarter of what the process may have in all: the rest is for lanes.
         let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let limit = files.map_or(1024, |files| files / 4).clamp(4, 1024) as usize;
+        let limit = files.map_or(1024, |files| files / 12).clamp(4, 1024) as usize;
         OpenSegments {
             logs_dir: logs_dir.to_owned(),
             uring,

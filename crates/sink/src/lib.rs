@@ -26,6 +26,14 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("millpond runs on Linux only: the sink is built on io_uring and fallocate");
 
+/// A place where the crash lab may kill this process; nothing without the feature `kill-points`.
+macro_rules! kill_point {
+    ($label:literal) => {
+        #[cfg(feature = "kill-points")]
+        millpond_kill_points::pass($label);
+    };
+}
+
 mod error;
 mod files;
 mod lifecycle;
@@ -35,6 +43,7 @@ mod policy;
 mod retention;
 mod sealer;
 mod sink;
+mod uncommitted;
 mod unsynced;
 mod writer;
 

@@ -288,6 +288,7 @@ pub(crate) fn disk_bytes(dir: &Path, id: SegmentId) -> u64 {
 pub(crate) fn remove_files(dir: &Path, id: SegmentId) -> io::Result<()> {
     for path in files_of(dir, id) {
         remove_if_there(&path)?;
+        kill_point!("remove.file_gone");
     }
     let link = dir.join(CURRENT_LINK);
     let target = format!("{id}.log");

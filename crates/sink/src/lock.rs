@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::FlockOperation;
@@ -41,13 +41,11 @@ impl DirectoryLock {
     /// # Errors
     /// `InUse` names the process that holds it, `Io` what cannot be opened or written.
     pub fn take(logs_dir: &Path) -> Result<Self, Error> {
-        let (file, _) = take_lock(logs_dir, None)?;
-        // Ours alone now: what it says is what the last sink, or nobody, has left.
-        let found = fs::read_to_string(logs_dir.join(LOCK_FILE)).unwrap_or_default();
-        let last_owner = found.lines().next().unwrap_or_default().to_owned();
+        let (file, found) = take_lock(logs_dir)?;
+        write_text(&file, logs_dir, &found)?;
         Ok(DirectoryLock {
             _file: file,
-            last_owner,
+            last_owner: found.owner,
         })
     }
 
@@ -57,26 +55,46 @@ impl DirectoryLock {
     }
 }
 
-/// Takes the lock for `owner`, or on behalf of whoever had it last; tells whether `owner` did.
-pub(crate) fn take_lock(logs_dir: &Path, owner: Option<&str>) -> Result<(File, bool), Error> {
+/// What the lock file says of whoever wrote here last. Members of a bus cannot change it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct LastWriter {
+    /// Whose commit point speaks of what is here; empty for nobody's.
+    pub(crate) owner: String,
+    /// Text that a group of it held at most; `None` where it does not say.
+    pub(crate) group_bytes: Option<u64>,
+}
+
+/// Takes the lock, and tells who had it last. The file still says so: see [`write_text`].
+pub(crate) fn take_lock(logs_dir: &Path) -> Result<(File, LastWriter), Error> {
     let path = logs_dir.join(LOCK_FILE);
     let file = open(&path, logs_dir)?;
+    let is_free = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+    // What it says is what the last writer has left, or the one that holds it now.
     let found = fs::read_to_string(&path).unwrap_or_default();
-    let (last_owner, last_pid) = found.split_once('\n').unwrap_or((&found, ""));
-    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+    let mut lines = found.lines();
+    let owner = lines.next().unwrap_or_default().to_owned();
+    let pid = lines.next().unwrap_or_default();
+    if !is_free {
         let message = format!(
-            "log directory {} is being written by process {}: stop it, or choose another with `--logs`",
+            "log directory {} is being written by process {pid}: stop it, or choose another with `--logs`",
             logs_dir.display(),
-            last_pid.trim()
         );
         return Err(Error::new(ErrorKind::InUse, message));
     }
-    let owner = owner.unwrap_or(last_owner);
-    let text = format!("{owner}\n{}\n", std::process::id());
-    file.set_len(0)
-        .and_then(|()| file.write_all_at(text.as_bytes(), 0))
-        .map_err(|error| Error::io("write", &path, error))?;
-    Ok((file, last_owner == owner))
+    let group_bytes = lines.next().and_then(|text| text.parse().ok());
+    Ok((file, LastWriter { owner, group_bytes }))
+}
+
+/// Says who writes here, in the file that is locked: the owner, this process, and what a group holds.
+pub(crate) fn write_text(file: &File, logs_dir: &Path, writer: &LastWriter) -> Result<(), Error> {
+    let mut text = format!("{}\n{}\n", writer.owner, std::process::id());
+    if let Some(group_bytes) = writer.group_bytes {
+        text.push_str(&format!("{group_bytes}\n"));
+    }
+    // In this order: killed in between, we leave what is behind the third line, and not a file that names nobody.
+    file.write_all_at(text.as_bytes(), 0)
+        .and_then(|()| file.set_len(text.len() as u64))
+        .map_err(|error| Error::io("write", &logs_dir.join(LOCK_FILE), error))
 }
 
 fn open(path: &Path, logs_dir: &Path) -> Result<File, Error> {
@@ -85,6 +103,8 @@ fn open(path: &Path, logs_dir: &Path) -> Result<File, Error> {
         .write(true)
         .create(true)
         .truncate(false)
+        // Whoever may open it may hold the lock: those who read the logs must not keep the daemon from them.
+        .mode(0o600)
         .open(path)
         .map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Error::io(

@@ -1,28 +1,41 @@
 //! Opening a log directory: who may, and what the last writer left.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 
 use millpond_bus::ServiceCommit;
 use millpond_logfile::{
-    BlockWriter, SegmentId, SegmentText, list_segments, list_services, read_index, rebuild_index,
-    recover_segment,
+    BlockWriter, SegmentId, SegmentText, complete_index, list_segments, list_services, read_index,
+    rebuild_index, recover_segment,
 };
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::lifecycle::{
     Catalog, Segment, State, clean_up, disk_bytes, is_plain, remove_files, unseal,
 };
-use crate::lock::take_lock;
+use crate::lock::{LastWriter, take_lock, write_text};
 use crate::policy::Policy;
+use crate::sink::SPARE_IDS;
+use crate::uncommitted::{Asked, Bound, Doubt};
 
-/// Text that was cut from a service's log at recovery, or found to be missing.
+/// A path that the kernel takes, without the zero behind it (`PATH_MAX`).
+const PATH_BYTES_MAX: usize = 4095;
+/// The longest name of a service.
+const SERVICE_BYTES_MAX: usize = 64;
+/// The longest of what stands behind an id.
+const LONGEST_SUFFIX: &str = ".log.zst.new";
+/// An id ahead of the clock and of every segment by more than this does not come from a consumer.
+const AHEAD_NS_MAX: u64 = 24 * 3600 * 1_000_000_000;
+
+/// Text that was cut from a service's log at recovery, found to be missing, or kept against the commit point.
 ///
 /// ```
 /// let cut = millpond_sink::Cut {
 ///     service: "web".into(),
 ///     cut_bytes: 17,
 ///     missing_bytes: 0,
+///     kept_bytes: 0,
 ///     why: "its last line has no end".into(),
 /// };
 /// assert_eq!(cut.cut_bytes, 17);
@@ -35,6 +48,9 @@ pub struct Cut {
     pub cut_bytes: u64,
     /// Bytes that the commit point says were there.
     pub missing_bytes: u64,
+    /// Bytes behind the commit point that are kept, since they are more than can be uncommitted: somebody has written
+    /// to it. The last groups of them may be there twice, since they are drained again.
+    pub kept_bytes: u64,
     /// Why.
     pub why: String,
 }
@@ -55,9 +71,26 @@ impl OpenedDirectory {
         committed: &[ServiceCommit],
         now_ns: u64,
     ) -> Result<Self, Error> {
-        fs::create_dir_all(logs_dir)
+        check_path(logs_dir)?;
+        create_directory(logs_dir)
             .map_err(|error| Error::io("create the log directory", logs_dir, error))?;
-        let (lock, same_owner) = take_lock(logs_dir, Some(owner))?;
+        let (lock, last) = take_lock(logs_dir)?;
+        let same_owner = last.owner == owner;
+        let group_bytes = last.group_bytes.filter(|_| same_owner);
+        let group_bytes = group_bytes.unwrap_or(policy.effective_group_bytes() as u64);
+        // Until our first text, what is here is that of the last writer: so is the bound, and a commit point of ours that
+        // is not of this directory becomes no truer by our looking.
+        let writer = LastWriter {
+            owner: owner.to_owned(),
+            group_bytes: Some(group_bytes),
+        };
+        let writer = if same_owner {
+            writer
+        } else {
+            LastWriter::default()
+        };
+        write_text(&lock, logs_dir, &writer)?;
+        kill_point!("open.directory_locked");
         let committed = if same_owner { committed } else { &[] };
         let mut opened = OpenedDirectory {
             lock,
@@ -65,13 +98,31 @@ impl OpenedDirectory {
             catalog: Catalog::default(),
             cuts: Vec::new(),
         };
-        for name in list_services(logs_dir)? {
-            let commit = committed.iter().find(|commit| commit.name == name);
-            opened.open_service(logs_dir, policy, name, commit, now_ns)?;
+        let names = list_services(logs_dir)?;
+        let commit_of = |name: &str| committed.iter().find(|commit| commit.name == name);
+        let mut asked = Vec::new();
+        for commit in names.iter().filter_map(|name| commit_of(name)) {
+            asked.push(Asked::of(logs_dir, commit)?);
+        }
+        let doubted = Bound::new(group_bytes).doubted(logs_dir, asked);
+        for name in names {
+            let commit = commit_of(&name);
+            match doubted.get(&name) {
+                Some(doubt) => {
+                    opened.keep_service(logs_dir, policy, name, (commit, doubt), now_ns)?
+                }
+                None => {
+                    if commit.is_none() && same_owner {
+                        opened.note_unnamed(logs_dir, &name)?;
+                    }
+                    opened.open_service(logs_dir, policy, name, commit, now_ns)?;
+                }
+            }
         }
         Ok(opened)
     }
 
+    /// A service as the commit point has it, or without one as its files are.
     fn open_service(
         &mut self,
         logs_dir: &Path,
@@ -81,13 +132,13 @@ impl OpenedDirectory {
         now_ns: u64,
     ) -> Result<(), Error> {
         let dir = logs_dir.join(&name);
-        let mut segments = list_segments(&dir)?;
-        clean_up(&dir, &segments).map_err(|error| Error::io("clean up", &dir, error))?;
+        let mut segments = self.clean_segments(&dir)?;
         if let Some(commit) = commit {
             // Segments begun after the commit hold nothing that is true: it will be drained again.
             let open = SegmentId::from_ns(commit.segment_id);
             for id in segments.iter().filter(|&&id| id > open) {
                 self.drop_uncommitted(&dir, &name, *id)?;
+                kill_point!("open.uncommitted_dropped");
             }
             segments.retain(|&id| id <= open);
         }
@@ -96,63 +147,126 @@ impl OpenedDirectory {
         {
             return self.open_next(&dir, policy, commit, &segments, now_ns);
         }
+        let committed_bytes = commit.map(|commit| commit.length_bytes);
+        let counts = commit.cloned().unwrap_or_else(|| ServiceCommit {
+            name,
+            segments: segments.len() as u64,
+            ..ServiceCommit::default()
+        });
+        self.open_last(&dir, policy, &segments, counts, committed_bytes, now_ns)
+    }
+
+    /// A service of which the commit point says what cannot be: all of its text is kept, as without a commit point.
+    fn keep_service(
+        &mut self,
+        logs_dir: &Path,
+        policy: &Policy,
+        name: String,
+        (commit, doubt): (Option<&ServiceCommit>, &Doubt),
+        now_ns: u64,
+    ) -> Result<(), Error> {
+        let dir = logs_dir.join(&name);
+        let segments = self.clean_segments(&dir)?;
+        self.cuts.push(Cut {
+            service: name.clone(),
+            cut_bytes: 0,
+            missing_bytes: 0,
+            kept_bytes: doubt.bytes,
+            why: doubt.why.clone(),
+        });
+        // What else it counts says nothing about files.
+        let counts = commit.cloned().unwrap_or_else(|| ServiceCommit {
+            name,
+            ..ServiceCommit::default()
+        });
+        self.open_last(&dir, policy, &segments, counts, None, now_ns)
+    }
+
+    /// Before a consumer writes, it commits every service of the directory.
+    fn note_unnamed(&mut self, logs_dir: &Path, name: &str) -> Result<(), Error> {
+        let dir = logs_dir.join(name);
+        if let Some(&last) = list_segments(&dir)?.last() {
+            self.cuts.push(Cut {
+                service: name.to_owned(),
+                cut_bytes: 0,
+                missing_bytes: 0,
+                kept_bytes: text_bytes(&dir, last).unwrap_or_default(),
+                why: "the commit point in shared memory has nothing about it that is whole, so somebody has written there, \
+                      or put these files here. What was written last may be there twice"
+                    .to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    fn clean_segments(&self, dir: &Path) -> Result<Vec<SegmentId>, Error> {
+        let segments = list_segments(dir)?;
+        clean_up(dir, &segments).map_err(|error| Error::io("clean up", dir, error))?;
+        kill_point!("open.cleaned");
+        Ok(segments)
+    }
+
+    /// Goes on with the last of the segments, or behind it. `committed_bytes` is where it ends; `None`: behind its last
+    /// whole line.
+    fn open_last(
+        &mut self,
+        dir: &Path,
+        policy: &Policy,
+        segments: &[SegmentId],
+        counts: ServiceCommit,
+        committed_bytes: Option<u64>,
+        now_ns: u64,
+    ) -> Result<(), Error> {
         let Some((&open, closed)) = segments.split_last() else {
             return Ok(());
         };
+        let name = counts.name.clone();
         for &id in closed {
-            self.add_closed(&dir, policy, &name, id)?;
+            self.add_closed(dir, policy, &name, id)?;
         }
-        let committed_bytes = commit.map_or(0, |commit| commit.length_bytes);
-        let found_bytes = match text_bytes(&dir, open) {
-            Ok(bytes) if is_plain(&dir, open) => bytes,
+        let least_bytes = committed_bytes.unwrap_or_default();
+        let found_bytes = match text_bytes(dir, open) {
+            Ok(bytes) if is_plain(dir, open) => bytes,
             // A sealed text that is damaged, or of which some is missing, stays as it is: whoever reads it is told,
             // and it keeps nobody from writing.
-            Ok(bytes) => bytes.max(committed_bytes),
-            Err(_) if !is_plain(&dir, open) => committed_bytes,
+            Ok(bytes) => bytes.max(least_bytes),
+            Err(_) if !is_plain(dir, open) => least_bytes,
             Err(error) => return Err(error),
         };
         // A segment that is sealed has been closed. What a crash has left of a seal counts as nothing.
         let was_closed =
-            !is_plain(&dir, open) || read_index(&open.index_path(&dir), Some(open))?.closed;
-        let is_complete =
-            was_closed && commit.is_none_or(|commit| commit.length_bytes == found_bytes);
-        let base = commit.cloned().unwrap_or_else(|| ServiceCommit {
-            name: name.clone(),
-            segment_id: open.as_ns(),
-            length_bytes: found_bytes,
-            segments: segments.len() as u64,
-            ..ServiceCommit::default()
-        });
+            !is_plain(dir, open) || read_index(&open.index_path(dir), Some(open))?.closed;
+        let is_complete = was_closed && committed_bytes.is_none_or(|bytes| bytes == found_bytes);
         if is_complete {
             // Closed in order: what comes next goes to a new segment.
-            self.add_closed(&dir, policy, &name, open)?;
-            let segment_id = now_ns.max(open.as_ns() + 1);
-            let segments = base.segments + 1;
+            self.add_closed(dir, policy, &name, open)?;
             let next = ServiceCommit {
-                segment_id,
+                segment_id: now_ns.max(open.as_ns().saturating_add(1)),
                 length_bytes: 0,
-                segments,
-                ..base
+                segments: counts.segments + 1,
+                ..counts
             };
             self.services.push((next, BlockWriter::new()));
             return Ok(());
         }
         // It is appended to, and perhaps cut before.
-        unseal(&dir, open).map_err(|error| Error::io("unseal", &open.sealed_path(&dir), error))?;
-        let recovered = recover_segment(&dir, open, commit.map(|commit| commit.length_bytes))?;
+        unseal(dir, open).map_err(|error| Error::io("unseal", &open.sealed_path(dir), error))?;
+        let recovered = recover_segment(dir, open, committed_bytes)?;
         if recovered.cut_bytes > 0 || recovered.missing_bytes > 0 {
             self.cuts.push(Cut {
                 service: name.clone(),
                 cut_bytes: recovered.cut_bytes,
                 missing_bytes: recovered.missing_bytes,
+                kept_bytes: 0,
                 why: recovered.why,
             });
         }
-        let segment = Segment::new(State::Open, disk_bytes(&dir, open), now_ns);
+        let segment = Segment::new(State::Open, disk_bytes(dir, open), now_ns);
         self.catalog.set(policy, &name, open, segment);
         let commit = ServiceCommit {
+            segment_id: open.as_ns(),
             length_bytes: recovered.length_bytes,
-            ..base
+            ..counts
         };
         self.services.push((commit, recovered.block));
         Ok(())
@@ -171,8 +285,15 @@ impl OpenedDirectory {
             self.add_closed(dir, policy, &commit.name, id)?;
         }
         let mut next = commit.clone();
-        if commit.length_bytes > 0 {
+        let last_ns = closed.last().map_or(0, |id| id.as_ns());
+        let horizon_ns = now_ns.max(last_ns).saturating_add(AHEAD_NS_MAX);
+        if commit.segment_id > horizon_ns {
+            // Nobody has begun it, so any other will do.
+            next.segment_id = now_ns.max(last_ns.saturating_add(SPARE_IDS));
+        } else if commit.length_bytes > 0 {
             next.segment_id = now_ns.max(commit.segment_id + 1);
+        }
+        if commit.length_bytes > 0 {
             next.length_bytes = 0;
             next.segments += 1;
         }
@@ -181,7 +302,8 @@ impl OpenedDirectory {
     }
 
     /// A segment that is not appended to any more. One that was never marked closed, because a crash came in
-    /// between, gets a new index; one with both forms of its text, or the plain one, is sealed later.
+    /// between, gets a new index, and one whose index ends early, because a power cut took the rest, what is missing
+    /// of it; one with both forms of its text, or the plain one, is sealed later.
     fn add_closed(
         &mut self,
         dir: &Path,
@@ -195,8 +317,12 @@ impl OpenedDirectory {
             true => State::Closed,
             false => State::Sealed,
         };
+        // A text that cannot be read keeps nobody from writing: who reads it is told.
+        let ends_early = || text_bytes(dir, id).is_ok_and(|bytes| index.covered_bytes() < bytes);
         if state == State::Closed && !index.closed {
             rebuild_index(dir, id, false)?;
+            index = read_index(&index_path, Some(id))?;
+        } else if ends_early() && complete_index(dir, id).is_ok() {
             index = read_index(&index_path, Some(id))?;
         }
         // Where no line has a time, its id is the best there is.
@@ -212,14 +338,51 @@ impl OpenedDirectory {
             service: service.to_owned(),
             cut_bytes: text_bytes(dir, id).unwrap_or_default(),
             missing_bytes: 0,
+            kept_bytes: 0,
             why: "its segment was begun and never committed".to_owned(),
         });
         remove_files(dir, id).map_err(|error| Error::io("remove", &id.log_path(dir), error))
     }
 }
 
+/// Whether the longest path that a file of the log may have is one that the kernel takes: else the directory could be
+/// made, and nothing written to it.
+fn check_path(logs_dir: &Path) -> Result<(), Error> {
+    let file_bytes = SegmentId::from_ns(u64::MAX).to_string().len() + LONGEST_SUFFIX.len();
+    let limit = PATH_BYTES_MAX - (1 + SERVICE_BYTES_MAX + 1 + file_bytes);
+    let found = logs_dir.as_os_str().len();
+    if found > limit {
+        let shown: String = logs_dir.display().to_string().chars().take(64).collect();
+        let message = format!(
+            "the path of the log directory is too long: {shown}.. has {found} bytes, and the limit is {limit}, so that \
+             files of any service can be named in it; choose a shorter one with `--logs`"
+        );
+        return Err(Error::new(ErrorKind::InvalidInput, message));
+    }
+    Ok(())
+}
+
+/// Makes a directory. Names that are new are on the disk before anything in it is said to be: whoever syncs a file
+/// later syncs no more than the directory itself.
+fn create_directory(dir: &Path) -> io::Result<()> {
+    let is_new = |dir: &&Path| !dir.as_os_str().is_empty() && !dir.exists();
+    let new: Vec<&Path> = dir.ancestors().take_while(is_new).collect();
+    fs::create_dir_all(dir)?;
+    for made in new {
+        let parent = match made.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        // One that may be written and not read cannot be synced by us.
+        if let Ok(parent) = File::open(parent) {
+            parent.sync_all()?;
+        }
+    }
+    Ok(())
+}
+
 /// Length of a segment's text, in either form.
-fn text_bytes(dir: &Path, id: SegmentId) -> Result<u64, Error> {
+pub(crate) fn text_bytes(dir: &Path, id: SegmentId) -> Result<u64, Error> {
     SegmentText::open(dir, id)
         .and_then(|text| text.length_bytes())
         .map_err(|error| Error::io("read", &id.log_path(dir), error))

@@ -25,6 +25,9 @@ const CAP_PER_SEGMENT: u64 = 8;
 const CAP_PER_GROUP: u64 = 32;
 const CAP_PER_RESERVE: u64 = 128;
 const QUOTA_PER_SEGMENT: u64 = 4;
+/// A segment, and a group, have at most this part of the largest file that the process may write: the segment before
+/// the last group, that group, one that a long line has made larger, and as much again for what it is sealed from.
+const FILE_LIMIT_PARTS: u64 = 4;
 
 /// When text is forced to the disk.
 ///
@@ -281,6 +284,28 @@ impl Policy {
             retain_age: own.retain_age_limit.or(self.retain_age_limit),
             liveness: own.liveness_interval.or(self.liveness_interval),
         }
+    }
+
+    /// Made to fit a limit of this process on the size of files (`RLIMIT_FSIZE`): a segment and the groups on their way
+    /// to it stay below, since the kernel ends a process that writes beyond it.
+    pub(crate) fn within_file_limit(mut self, limit: u64) -> Result<Self, Error> {
+        let part = limit / FILE_LIMIT_PARTS;
+        if part < SEGMENT_BYTES_MIN {
+            let least = SEGMENT_BYTES_MIN * FILE_LIMIT_PARTS;
+            return Err(Error::new(
+                ErrorKind::LimitReached,
+                format!(
+                    "files of this process may have {limit} bytes, and a log needs {least}: raise it with `ulimit -f`"
+                ),
+            ));
+        }
+        self.segment_bytes_limit = self.segment_bytes_limit.min(part);
+        let group = usize::try_from(part).unwrap_or(usize::MAX);
+        self.group_bytes_limit = self.group_bytes_limit.min(group);
+        for service in self.services.values_mut() {
+            service.segment_bytes_limit = service.segment_bytes_limit.map(|bytes| bytes.min(part));
+        }
+        Ok(self)
     }
 
     /// Text that one group holds, under the cap over all.

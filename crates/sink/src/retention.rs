@@ -140,6 +140,7 @@ impl Catalog {
         if let Some(segment) = self.forget(service, id) {
             trimmed.segments.push((service.to_owned(), id));
             trimmed.bytes += segment.disk_bytes;
+            kill_point!("remove.segment_gone");
         }
     }
 }

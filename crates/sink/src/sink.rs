@@ -1,8 +1,9 @@
 //! The consumer's half: lines into buffers, buffers into groups, completed groups back.
 
 use std::collections::{HashMap, VecDeque};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use millpond_bus::{ServiceCommit, Untold};
 use millpond_logfile::{BlockWriter, Level, SegmentId, Source, check_service_name};
@@ -10,14 +11,16 @@ use millpond_logfile::{BlockWriter, Level, SegmentId, Source, check_service_name
 use crate::error::{Error, ErrorKind};
 use crate::open::{Cut, OpenedDirectory};
 use crate::policy::{Policy, ServiceLimits};
-use crate::writer::{Backend, CLOSE_PATIENCE, Group, Reply, Write, Writer, WriterStatus};
+use crate::writer::{
+    Backend, CLOSE_PATIENCE, Gone, Group, Reply, Write, Writer, WriterStatus, file_bytes_limit,
+};
 
 /// Most services of one directory: what the commit point has room for.
 const SERVICES_MAX: usize = 1024;
 /// The source of the lines that we write ourselves.
 const OWN_SOURCE: &str = "millpond";
 /// Groups handed to the writer at a time: one being written, one behind it.
-const IN_FLIGHT_MAX: usize = 2;
+pub(crate) const IN_FLIGHT_MAX: usize = 2;
 /// An idle writer is given a group of this size at once.
 const EAGER_BYTES: usize = 256 << 10;
 /// While the writer keeps up, a group takes this much for each service in it, twice what it is submitted with behind
@@ -28,6 +31,11 @@ const ROOM_PER_SERVICE_BYTES: usize = 512 << 10;
 /// A writer that has had a group for this long does not keep up, and a group takes all that it may, so that lanes do
 /// not fill as soon.
 const STALL_NS: u64 = 50_000_000;
+/// One that has had it for this long is waited for in vain: people should hear of it.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+/// Ids that the writer may have used between that of a segment and the next: it begins a segment in the place of one
+/// that was removed.
+pub(crate) const SPARE_IDS: u64 = 1024;
 /// Buffers kept for reuse, together.
 const SPARE_BYTES_MAX: usize = 8 << 20;
 
@@ -98,6 +106,7 @@ struct Alive {
 struct Submitted {
     group: u64,
     since_ns: u64,
+    since: Instant,
     services: Vec<ServiceCommit>,
 }
 
@@ -115,6 +124,12 @@ fn room_bytes(services: usize, is_stalled: bool, limit: usize) -> usize {
 /// unwritten, as a crash would.
 pub struct Sink {
     policy: Policy,
+    logs_dir: PathBuf,
+    /// Segments that the writer goes on with in other files: what is committed of them is told as it is there.
+    moved: Vec<Gone>,
+    /// What is to be said of that, in the log and to people.
+    losses: Vec<Gone>,
+    told_losses: Vec<String>,
     /// What the policy says, made to fit the cap over all.
     group_bytes_limit: usize,
     /// What the group being filled takes now, at most that.
@@ -169,12 +184,13 @@ impl Sink {
         completed: impl Fn() + Send + 'static,
     ) -> Result<(Self, Vec<Cut>), Error> {
         policy.check()?;
+        let policy = policy.within_file_limit(file_bytes_limit())?;
         let opened = OpenedDirectory::open(logs_dir, &policy, owner, committed, now_ns)?;
         let (reply, replies) = mpsc::channel();
         let writer = Writer::start(
             logs_dir,
             &policy,
-            opened.lock,
+            (opened.lock, owner),
             opened.catalog,
             now_ns,
             reply,
@@ -185,6 +201,10 @@ impl Sink {
             room_bytes: 0,
             is_stalled: false,
             policy,
+            logs_dir: logs_dir.to_owned(),
+            moved: Vec::new(),
+            losses: Vec::new(),
+            told_losses: Vec::new(),
             own_source: Source::new(OWN_SOURCE),
             alive_due_ns: None,
             seen: 0,
@@ -439,6 +459,7 @@ impl Sink {
     pub fn submit(&mut self, now_ns: u64, sync: bool) -> u64 {
         self.writer.set_committed(self.seen);
         self.tell_alive(now_ns);
+        self.tell_losses(now_ns);
         self.groups += 1;
         let mut writes = Vec::with_capacity(self.touched.len());
         let mut services = Vec::with_capacity(self.touched.len());
@@ -457,6 +478,7 @@ impl Sink {
         self.submitted.push_back(Submitted {
             group: self.groups,
             since_ns: now_ns,
+            since: Instant::now(),
             services,
         });
         self.set_room();
@@ -486,11 +508,17 @@ impl Sink {
                 self.spare.push(buffer);
             }
         }
-        let services = match self.submitted.pop_front() {
+        let mut services = match self.submitted.pop_front() {
             Some(submitted) if submitted.group == reply.group => submitted.services,
             _ => Vec::new(),
         };
         self.seen = reply.group;
+        for gone in reply.gone {
+            self.note_gone(gone);
+        }
+        for commit in &mut services {
+            self.move_commit(commit);
+        }
         for (service, segment) in reply.too_large {
             // By the time it comes another segment may be open.
             let id = self.ids.get(&service).copied();
@@ -505,6 +533,69 @@ impl Sink {
             services,
             durable: reply.durable,
         }
+    }
+
+    /// A segment was removed under the writer's hands.
+    fn note_gone(&mut self, gone: Gone) {
+        let (service, segment) = (gone.service.clone(), gone.segment);
+        self.losses.push(gone.clone());
+        if gone.base > 0 {
+            let is_same = |other: &Gone| (&other.service, other.segment) == (&service, segment);
+            self.moved.retain(|other| !is_same(other));
+            self.moved.push(gone);
+        }
+        let Some(&id) = self.ids.get(&service) else {
+            return;
+        };
+        if self.services[id.index()].commit.segment_id == segment.as_ns() {
+            self.rotate_one(id);
+        }
+        // So that it is told soon, whatever comes or not.
+        self.filling_since_ns.get_or_insert(0);
+    }
+
+    /// What the consumer counts from the beginning of a segment that is gone is elsewhere.
+    fn move_commit(&mut self, commit: &mut ServiceCommit) {
+        let Some(at) = (self.moved.iter()).position(|gone| gone.service == commit.name) else {
+            return;
+        };
+        let gone = &self.moved[at];
+        if gone.segment.as_ns() == commit.segment_id {
+            commit.segment_id = gone.begun.as_ns();
+            commit.length_bytes = commit.length_bytes.saturating_sub(gone.base);
+        } else {
+            // The next one has begun.
+            self.moved.swap_remove(at);
+        }
+    }
+
+    /// Lines in the logs of the services whose files somebody has removed.
+    fn tell_losses(&mut self, now_ns: u64) {
+        let source = self.own_source.clone();
+        for gone in std::mem::take(&mut self.losses) {
+            let Some(&id) = self.ids.get(&gone.service) else {
+                continue;
+            };
+            let message = format!(
+                "removed bytes={} segments={} last={}",
+                gone.lost_bytes, gone.lost_segments, gone.segment
+            );
+            self.append(id, now_ns, Level::Warn, &source, message.as_bytes());
+            self.told_losses.push(format!(
+                "{}: somebody removed or cut files that were being written: {} bytes of the open segment {} and {} closed \
+                 segments are gone; the log goes on in a new one",
+                self.logs_dir.join(&gone.service).display(),
+                gone.lost_bytes,
+                gone.segment,
+                gone.lost_segments
+            ));
+        }
+    }
+
+    /// What was found to be gone of the log since the last call, because somebody removed it while it was written. Each
+    /// is also a line in the log of its service.
+    pub fn take_losses(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.told_losses)
     }
 
     /// Groups that are with the writer.
@@ -548,7 +639,19 @@ impl Sink {
 
     /// How the writer is doing.
     pub fn status(&self) -> WriterStatus {
-        self.writer.status()
+        let mut status = self.writer.status();
+        let oldest = self.submitted.front();
+        if status.trouble.is_none()
+            && oldest.is_some_and(|group| group.since.elapsed() > SILENCE_MAX)
+        {
+            // Always the same words: it is told once.
+            status.trouble = Some(format!(
+                "the disk does not answer: a call on {} has not come back for more than {} s",
+                self.logs_dir.display(),
+                SILENCE_MAX.as_secs()
+            ));
+        }
+        status
     }
 
     /// Submits what is left, waits until it is on the disk, and ends the writer.
@@ -570,7 +673,7 @@ impl Sink {
             }
         }
         let trouble = (self.seen < last).then(|| {
-            let known = self.writer.status().trouble;
+            let known = self.status().trouble;
             known.unwrap_or_else(|| "the writer was too slow".to_owned())
         });
         Closed { groups, trouble }
@@ -613,7 +716,8 @@ impl Service {
     /// first line.
     fn begin_next_segment(&mut self, now_ns: u64) {
         if std::mem::take(&mut self.rotate) {
-            self.commit.segment_id = now_ns.max(self.commit.segment_id + 1);
+            let least_ns = self.commit.segment_id.saturating_add(SPARE_IDS);
+            self.commit.segment_id = now_ns.max(least_ns);
             self.commit.length_bytes = 0;
             self.commit.segments += 1;
             self.block = BlockWriter::new();

@@ -4,10 +4,17 @@
 //! succeeded; whether its file is still open for writing does not matter. What is synced together is in flight
 //! together: the file system then makes one commit of its journal for all, where one file after the other costs one
 //! each.
+//!
+//! **A sync that fails** says that text may never reach the disk, and says it once: most file systems then take the
+//! pages for clean, and the next sync succeeds without having written them. So a failed segment is *written again*
+//! from the last good sync on before it is synced again: with what the group has that is under way, and with what
+//! the kernel still has of the rest. What comes back with zeros in it is lost: no line has any. That is counted and
+//! told, and nothing more counts as being on the disk as long as the segment is there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -22,6 +29,8 @@ const BATCH_URING: usize = 64;
 const BATCH_THREADS: usize = 16;
 /// A sync beside the writes that failed is not tried again before.
 const RETRY: Duration = Duration::from_secs(1);
+/// Text is written again in pieces of this size.
+const AGAIN_BYTES: usize = 1 << 20;
 
 /// A segment of a service.
 pub(crate) type Key = (String, SegmentId);
@@ -33,41 +42,101 @@ pub(crate) struct Unsynced {
     policy: SyncPolicy,
     /// Its name too.
     is_new: bool,
+    /// Where the text begins that was written since the last good sync; `None`: by somebody before us, all of it.
+    from: Option<u64>,
+    /// A sync has failed: it has to be written again first.
+    has_failed: bool,
 }
 
 /// The segments with something that may not be on the disk.
 #[derive(Debug, Default)]
 pub(crate) struct UnsyncedSegments {
     waiting: BTreeMap<Key, Unsynced>,
+    /// What the disk has lost, in bytes.
+    lost: BTreeMap<Key, u64>,
     retry_at: Option<Instant>,
 }
 
 impl UnsyncedSegments {
-    /// Text was written, or with `is_new` the file was made.
-    pub(crate) fn note(&mut self, service: &str, id: SegmentId, policy: SyncPolicy, is_new: bool) {
+    /// Text was written from here on, or with `is_new` the file was made.
+    pub(crate) fn note(
+        &mut self,
+        service: &str,
+        id: SegmentId,
+        policy: SyncPolicy,
+        is_new: bool,
+        from: Option<u64>,
+    ) {
         self.put_back(
             (service.to_owned(), id),
             Unsynced {
                 since: Instant::now(),
                 policy,
                 is_new,
+                from,
+                has_failed: false,
             },
         );
+    }
+
+    /// Writes again what a failed sync may have lost, of the segments that are `wanted`. `held` writes what is still in
+    /// memory of one; it is called first.
+    ///
+    /// # Errors
+    /// The first failure; those segments wait on.
+    pub(crate) fn write_again(
+        &mut self,
+        logs_dir: &Path,
+        wanted: impl Fn(SyncPolicy, &Key) -> bool,
+        held: &dyn Fn(&Key, &File) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut outcome = Ok(());
+        for (key, unsynced) in &mut self.waiting {
+            if !unsynced.has_failed || !wanted(unsynced.policy, key) {
+                continue;
+            }
+            let path = key.1.log_path(&logs_dir.join(&key.0));
+            match write_again(&path, unsynced.from, &|file| held(key, file)) {
+                Ok(0) => unsynced.has_failed = false,
+                Ok(lost_bytes) => {
+                    unsynced.has_failed = false;
+                    self.lost.insert(key.clone(), lost_bytes);
+                }
+                Err(error) => outcome = Err(error),
+            }
+        }
+        outcome
+    }
+
+    /// The syncs beside the writes wait a while.
+    pub(crate) fn put_off(&mut self) {
+        self.retry_at = Some(Instant::now() + RETRY);
+    }
+
+    /// What the disk has lost of segments that are there, if anything: bytes, and one of the segments.
+    pub(crate) fn lost(&self) -> Option<(u64, &Key)> {
+        let (first, _) = self.lost.first_key_value()?;
+        Some((self.lost.values().sum(), first))
     }
 
     fn put_back(&mut self, key: Key, unsynced: Unsynced) {
         let known = self.waiting.entry(key).or_insert(unsynced);
         known.since = known.since.min(unsynced.since);
         known.is_new |= unsynced.is_new;
+        known.has_failed |= unsynced.has_failed;
+        known.from = known.from.min(unsynced.from);
     }
 
     /// The segment is gone.
     pub(crate) fn forget(&mut self, key: &Key) {
         self.waiting.remove(key);
+        self.lost.remove(key);
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.waiting.len()
+        // What is lost will never be there.
+        let lost = self.lost.keys();
+        self.waiting.len() + lost.filter(|key| !self.waiting.contains_key(*key)).count()
     }
 
     /// When the first text must be on the disk whose service has an interval for that.
@@ -136,6 +205,9 @@ impl Batch {
     pub(crate) async fn run(self, uring: bool) -> Outcome {
         let mut results = Vec::with_capacity(self.items.len());
         let at_once = if uring { BATCH_URING } else { BATCH_THREADS };
+        // Each may need a file handle, and where those are few, all at once would never succeed.
+        let handles = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let at_once = handles.map_or(at_once, |limit| at_once.min((limit / 16).max(1) as usize));
         for items in self.items.chunks(at_once) {
             let opened: Vec<_> = items.iter().map(|item| item.open(uring)).collect();
             if uring {
@@ -160,7 +232,8 @@ impl Outcome {
         let mut results = self.results;
         let of_directories = results.split_off(self.segments.len());
         let are_names_there = of_directories.iter().all(Result::is_ok);
-        for ((key, of_segment), result) in self.segments.into_iter().zip(&results) {
+        for ((key, mut of_segment), result) in self.segments.into_iter().zip(&results) {
+            of_segment.has_failed |= result.is_err();
             if result.is_err() || (of_segment.is_new && !are_names_there) {
                 unsynced.put_back(key, of_segment);
             }
@@ -172,6 +245,34 @@ impl Outcome {
         };
         outcome
     }
+}
+
+/// Writes the text of a file from some offset on once more, so that the kernel takes it for new. Returns how many bytes
+/// of it are zeros, where it is text of ours. A file that is gone owes nothing.
+fn write_again(
+    path: &Path,
+    from: Option<u64>,
+    held: &dyn Fn(&File) -> io::Result<()>,
+) -> io::Result<u64> {
+    let file = match OpenOptions::new().read(true).write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        file => file?,
+    };
+    held(&file)?;
+    let end = file.metadata()?.len();
+    let mut offset = from.unwrap_or(0);
+    let mut piece = vec![0; AGAIN_BYTES];
+    let mut lost_bytes = 0;
+    while offset < end {
+        let bytes = (end - offset).min(AGAIN_BYTES as u64) as usize;
+        let text = &mut piece[..bytes];
+        file.read_exact_at(text, offset)?;
+        lost_bytes += text.iter().filter(|&&byte| byte == 0).count() as u64;
+        file.write_all_at(text, offset)?;
+        offset += bytes as u64;
+    }
+    // What was there before us may have had holes already, which recovery has told.
+    Ok(if from.is_some() { lost_bytes } else { 0 })
 }
 
 /// What an item is synced by: nothing, where there is nothing to sync.

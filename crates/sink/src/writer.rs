@@ -3,9 +3,10 @@
 //!
 //! The steps of a segment's life, and what a crash in each of them leaves, are in `lifecycle`.
 
-use std::collections::BTreeMap;
-use std::fs::File;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,12 +14,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use millpond_logfile::{IndexEntry, SegmentId};
 use tokio::sync::mpsc as jobs;
 
 use crate::error::{Error, ErrorKind};
 use crate::files::{OpenSegments, reserve_step};
-use crate::lifecycle::{Catalog, Segment, State, disk_bytes, is_held, pages, seal_bytes_max};
+use crate::lifecycle::{
+    Catalog, Segment, State, disk_bytes, is_held, pages, remove_files, seal_bytes_max,
+};
+use crate::lock::{LastWriter, take_lock, write_text};
 use crate::policy::{BackendChoice, Policy, SealPolicy, SyncPolicy};
 use crate::retention::{Now, Trimmed, Wanted};
 use crate::sealer::{SealReport, Sealer};
@@ -28,10 +33,15 @@ const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 /// How long a closing sink lets the writer try again.
 pub(crate) const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+/// How much later it must have noticed, and how often that is looked at.
+const END_MARGIN: Duration = Duration::from_secs(1);
+const END_LOOK: Duration = Duration::from_millis(1);
 /// Age and free space are looked at this often, and with each rotation.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Whether something can be sealed now is looked at this often, while something waits for it.
 const SEAL_LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// After so long without a completion the ring is asked whether it still answers, and has as long to do so.
+const RING_PATIENCE: Duration = Duration::from_secs(2);
 /// What is freed at least when the disk is full: some room for the next groups too.
 const FREE_BYTES_MIN: u64 = 256 << 10;
 
@@ -79,13 +89,20 @@ pub struct WriterStatus {
     pub seal_error: Option<String>,
     /// Segments with text that may not be on the disk yet.
     pub unsynced_segments: u64,
-    /// Why the last sync beside the writes failed; `None` after one that did not.
+    /// Why the last sync beside the writes failed, `None` after one that did not; or what the disk has lost, as long
+    /// as the segment is there.
     pub sync_error: Option<String>,
+    /// Why text goes by pwrite now although it began with io_uring; `None` as long as it goes as it began.
+    pub fallen_back: Option<String>,
+    /// Why an index or a `current.log` could not be written, while one is missing. The text goes on, and the index is
+    /// made anew when the segment is closed.
+    pub index_error: Option<String>,
 }
 
 /// Everything to be written for one service.
 pub(crate) struct Write {
     pub(crate) service: String,
+    /// As the consumer counts; where it really goes, see `Moved`.
     pub(crate) segment: SegmentId,
     pub(crate) offset: u64,
     pub(crate) text: Vec<u8>,
@@ -117,8 +134,24 @@ enum Job {
     Synced,
 }
 
+/// The file of an open segment was removed or cut by somebody else: its text goes on in another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Gone {
+    pub(crate) service: String,
+    /// The segment as the consumer knows it.
+    pub(crate) segment: SegmentId,
+    /// The one that was begun in its place, and what was in the other before it.
+    pub(crate) begun: SegmentId,
+    pub(crate) base: u64,
+    /// Text that is gone with the file.
+    pub(crate) lost_bytes: u64,
+    /// Closed segments that are gone too.
+    pub(crate) lost_segments: u64,
+}
+
 /// A group that is written; its buffers for reuse.
 pub(crate) struct Reply {
+    pub(crate) gone: Vec<Gone>,
     pub(crate) group: u64,
     pub(crate) buffers: Vec<Vec<u8>>,
     pub(crate) durable: bool,
@@ -153,7 +186,7 @@ impl Writer {
     pub(crate) fn start(
         logs_dir: &Path,
         policy: &Policy,
-        directory_lock: File,
+        (directory_lock, owner): (File, &str),
         catalog: Catalog,
         now_ns: u64,
         replies: mpsc::Sender<Reply>,
@@ -185,7 +218,12 @@ impl Writer {
                 at: Instant::now(),
                 ns: now_ns,
             },
-            _directory_lock: directory_lock,
+            directory_lock,
+            writer: LastWriter {
+                owner: owner.to_owned(),
+                group_bytes: Some(policy.effective_group_bytes() as u64),
+            },
+            is_writer_told: false,
         };
         let choice = policy.backend;
         let body = move || run_thread(choice, seed, receiver, started, replies, completed);
@@ -230,11 +268,20 @@ impl Writer {
 }
 
 impl Writer {
-    /// Lets the thread finish what it has, for a while, and waits for it.
+    /// Lets the thread finish what it has, for a while, and waits for it. One that a disk keeps in a call is left
+    /// behind: it holds the lock of the directory until it comes back, and what it writes then counts for nobody.
     pub(crate) fn end(&mut self) {
-        *lock(&self.shared.give_up) = Some(Instant::now() + CLOSE_PATIENCE);
+        let give_up = Instant::now() + CLOSE_PATIENCE;
+        *lock(&self.shared.give_up) = Some(give_up);
         self.jobs = None;
-        if let Some(thread) = self.thread.take() {
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        // Beyond that time it notices by itself, unless it is stuck.
+        while !thread.is_finished() && Instant::now() < give_up + END_MARGIN {
+            std::thread::sleep(END_LOOK);
+        }
+        if thread.is_finished() {
             // A panic of the writer has been printed by its thread; there is nothing to add.
             let _ = thread.join();
         }
@@ -260,7 +307,10 @@ struct Seed {
     /// A moment on both clocks, the last that we were told.
     now: Now,
     /// Held as long as the thread lives.
-    _directory_lock: File,
+    directory_lock: File,
+    /// What it says of us, once it does.
+    writer: LastWriter,
+    is_writer_told: bool,
 }
 
 /// What drives the writer's futures.
@@ -337,26 +387,40 @@ fn run_thread(
         unsynced: found_unsynced(&seed.catalog),
         flight: None,
         failing_seals: BTreeMap::new(),
+        moved: BTreeMap::new(),
+        gone: Vec::new(),
+        without_index: BTreeSet::new(),
+        tells_side_error: false,
         uring,
         next_check: Instant::now(),
         next_seal_look: Instant::now(),
         seed,
     };
     runtime.block_on(writer.run(jobs, replies, &completed));
+    let is_ring_dead = uring && !writer.uring;
+    drop(writer);
+    if is_ring_dead {
+        // To end, it would wait for what never completes. The process has its memory until it ends.
+        std::mem::forget(runtime);
+    }
 }
 
 /// Whoever wrote here before may have been killed without a sync, and its text must not count as being on the disk
 /// because ours is. What is sealed is synced.
 fn found_unsynced(catalog: &Catalog) -> UnsyncedSegments {
     let mut unsynced = UnsyncedSegments::default();
+    note_unsynced(catalog, &mut unsynced);
+    unsynced
+}
+
+fn note_unsynced(catalog: &Catalog, unsynced: &mut UnsyncedSegments) {
     for (service, of_service) in &catalog.services {
         for (&id, segment) in &of_service.segments {
             if segment.state != State::Sealed {
-                unsynced.note(service, id, of_service.limits.sync, true);
+                unsynced.note(service, id, of_service.limits.sync, true, None);
             }
         }
     }
-    unsynced
 }
 
 /// An io_uring runtime that has done something, or the reason why there is none.
@@ -367,6 +431,18 @@ fn start_uring() -> Result<tokio_uring::Runtime, String> {
         .block_on(tokio_uring::no_op())
         .map_err(|error| uring_refused(&error))?;
     Ok(runtime)
+}
+
+/// What became of a ring that does not answer.
+const RING_DEAD: &str = "io_uring was there at the start and does not answer any more: blocked since by seccomp, or \
+                         stuck";
+
+/// Whether the ring does what costs nothing. What was lost on the way to it comes with that, if anything does.
+async fn ring_answers() -> bool {
+    // A task of its own, since it panics where the ring takes nothing.
+    let nothing = tokio_uring::spawn(tokio_uring::no_op());
+    let outcome = tokio::time::timeout(RING_PATIENCE, nothing).await;
+    matches!(outcome, Ok(Ok(Ok(()))))
 }
 
 fn uring_refused(error: &io::Error) -> String {
@@ -392,6 +468,14 @@ fn uring_refused(error: &io::Error) -> String {
 /// A sync that runs beside the writes.
 type Flight = tokio::task::JoinHandle<Outcome>;
 
+/// Where a segment goes on.
+#[derive(Debug, Clone, Copy)]
+struct Moved {
+    id: SegmentId,
+    /// Its offset 0 is this one of the consumer's.
+    base: u64,
+}
+
 struct WriterLoop {
     seed: Seed,
     segments: OpenSegments,
@@ -399,6 +483,13 @@ struct WriterLoop {
     flight: Option<Flight>,
     /// The segments that could not be sealed, and why.
     failing_seals: BTreeMap<Key, String>,
+    /// Where segments of the consumer go on whose files are gone.
+    moved: BTreeMap<Key, Moved>,
+    /// What of that the consumer has not been told.
+    gone: Vec<Gone>,
+    /// Segments whose index is to be made anew when they are closed.
+    without_index: BTreeSet<Key>,
+    tells_side_error: bool,
     uring: bool,
     /// When age and free space are looked at again.
     next_check: Instant,
@@ -432,15 +523,20 @@ impl WriterLoop {
                 at: Instant::now(),
                 ns: group.now_ns,
             };
-            let Some(buffers) = self.write_group(group).await else {
+            kill_point!("sink.group_taken");
+            let Some(written) = self.write_group(group).await else {
                 return;
             };
-            let Some(durable) = self.sync_group(sync).await else {
+            kill_point!("sink.group_written");
+            let Some(durable) = self.sync_group(sync, &written).await else {
                 return;
             };
+            kill_point!("sink.group_synced");
+            let buffers = written.into_iter().map(|write| write.text).collect();
             let limit = self.seed.policy.open_bytes_limit();
             let reply = Reply {
                 group: number,
+                gone: std::mem::take(&mut self.gone),
                 buffers,
                 durable,
                 too_large: self.seed.catalog.too_large(limit),
@@ -478,6 +574,9 @@ impl WriterLoop {
         let mut due = sync_due.unwrap_or(self.next_check);
         let now = Instant::now();
         if now >= self.next_check {
+            if self.flight.is_some() && !ring_answers().await {
+                self.leave_ring();
+            }
             self.check();
         }
         if self.seed.sealer.is_some() && self.seed.catalog.has_to_seal() {
@@ -661,10 +760,15 @@ impl WriterLoop {
     }
 
     /// Writes a group, trying again until it is done; `None` when it was told to give up.
-    async fn write_group(&mut self, group: Group) -> Option<Vec<Vec<u8>>> {
+    async fn write_group(&mut self, group: Group) -> Option<Vec<Write>> {
         let mut left = group.writes;
-        let mut buffers = Vec::with_capacity(left.len());
+        let mut written = Vec::with_capacity(left.len());
         let mut backoff = RETRY_MIN;
+        while let Err(error) = self.tell_writer() {
+            if !self.pause(error.to_string(), &mut backoff).await {
+                return None;
+            }
+        }
         loop {
             self.make_room(&left);
             let mut failed = Vec::new();
@@ -672,7 +776,7 @@ impl WriterLoop {
             let mut is_full = false;
             for (write, result) in self.write_all(left, group.group, group.now_ns).await {
                 match result {
-                    Ok(()) => buffers.push(write.text),
+                    Ok(()) => written.push(write),
                     Err(cause) => {
                         is_full |= is_disk_full(&cause);
                         error = Some(describe(&self.seed.logs_dir, &write, &cause));
@@ -685,7 +789,7 @@ impl WriterLoop {
             left = failed;
             let Some(error) = error else {
                 lock(&self.seed.shared.status).trouble = None;
-                return Some(buffers);
+                return Some(written);
             };
             self.give_up_sealing();
             if is_full && self.free_disk(&left) {
@@ -766,27 +870,39 @@ impl WriterLoop {
     ) -> Vec<(Write, io::Result<()>)> {
         let mut started = Vec::with_capacity(writes.len());
         let most = self.seed.policy.reserve_bytes_max();
+        let file_bytes_limit = file_bytes_limit();
         for mut write in writes {
             if write.is_nothing() {
                 started.push((write, Transfer::Nothing));
                 continue;
             }
             let sync = self.sync_policy(&write.service);
-            match self.segments.get(&write.service, write.segment) {
+            if let Err(error) = self.begin_again_if_gone(&write, group) {
+                started.push((write, Transfer::Failed(error)));
+                continue;
+            }
+            let (id, offset) = self.target(&write);
+            let end = offset.saturating_add(write.text.len() as u64);
+            if end > file_bytes_limit {
+                // The kernel would end this process with SIGXFSZ.
+                started.push((write, Transfer::Failed(io::ErrorKind::FileTooLarge.into())));
+                continue;
+            }
+            match self.segments.get(&write.service, id) {
                 Ok(segment) => {
                     if std::mem::take(&mut segment.is_new) {
-                        let (service, id) = (&write.service, write.segment);
-                        self.unsynced.note(service, id, sync, true);
+                        (self.unsynced).note(&write.service, id, sync, true, Some(offset));
                     }
                     if write.text.is_empty() {
-                        started.push((write, Transfer::Done(Ok(()), Vec::new())));
+                        started.push((write, Transfer::Done(Ok(()), Bytes::new())));
                         continue;
                     }
-                    segment.allocate(write.offset + write.text.len() as u64, most);
+                    segment.allocate(offset + write.text.len() as u64, most);
                     let file = Rc::clone(&segment.text);
-                    let (text, offset) = (std::mem::take(&mut write.text), write.offset);
-                    let transfer = async move { file.write(text, offset).await };
-                    started.push((write, Transfer::start(transfer, self.uring).await));
+                    let text = Bytes::from(std::mem::take(&mut write.text));
+                    let lent = text.clone();
+                    let transfer = async move { file.write(lent, offset).await };
+                    started.push((write, Transfer::start(transfer, text, self.uring).await));
                 }
                 Err(error) => started.push((write, Transfer::Failed(error))),
             }
@@ -794,16 +910,62 @@ impl WriterLoop {
         let mut done = Vec::with_capacity(started.len());
         for (mut write, transfer) in started {
             let is_nothing = matches!(transfer, Transfer::Nothing);
-            let (result, text) = transfer.finish().await;
-            write.text = text.unwrap_or_else(|| std::mem::take(&mut write.text));
+            let (result, text) = self.finish(transfer).await;
+            if let Some(text) = text {
+                // Back as it was, unless a ring that does not answer still holds it.
+                write.text = text.into();
+            }
             let result = match result {
                 Ok(()) if is_nothing => Ok(()),
                 Ok(()) => self.complete_write(&mut write, group, now_ns).await,
                 Err(error) => Err(error),
             };
             done.push((write, result));
+            kill_point!("sink.service_done");
         }
         done
+    }
+
+    /// The outcome of a write, and its text where that was lent.
+    async fn finish(&mut self, transfer: Transfer) -> (io::Result<()>, Option<Bytes>) {
+        match transfer {
+            Transfer::Flying(task, text) => {
+                let result = self.ring_outcome(task).await.and_then(|result| result);
+                (result, Some(text))
+            }
+            Transfer::Done(result, text) => (result, Some(text)),
+            Transfer::Nothing => (Ok(()), None),
+            Transfer::Failed(error) => (Err(error), None),
+        }
+    }
+
+    /// Waits for what the ring does, as long as the ring lives: a disk may take its time. Where the ring does not even
+    /// answer to an operation that does nothing, that is an error, and everything goes by pwrite from then on.
+    async fn ring_outcome<T>(&mut self, mut task: tokio::task::JoinHandle<T>) -> io::Result<T> {
+        while self.uring {
+            match tokio::time::timeout(RING_PATIENCE, &mut task).await {
+                Ok(Ok(outcome)) => return Ok(outcome),
+                // It has panicked: the ring took nothing more.
+                Ok(Err(_)) => self.leave_ring(),
+                Err(_) if ring_answers().await => {}
+                Err(_) => self.leave_ring(),
+            }
+        }
+        Err(io::Error::other(RING_DEAD))
+    }
+
+    /// From now on without the ring. What it still has under way may come to be written late: the same bytes in the
+    /// same place. A segment is only ever cut by whoever opens the directory next, after us.
+    fn leave_ring(&mut self) {
+        self.uring = false;
+        self.segments = OpenSegments::new(&self.seed.logs_dir, false);
+        self.flight = None;
+        // What was being synced is not known any more.
+        let Seed {
+            catalog, shared, ..
+        } = &self.seed;
+        note_unsynced(catalog, &mut self.unsynced);
+        lock(&shared.status).fallen_back = Some(RING_DEAD.to_owned());
     }
 
     fn sync_policy(&mut self, service: &str) -> SyncPolicy {
@@ -820,12 +982,19 @@ impl WriterLoop {
         group: u64,
         now_ns: u64,
     ) -> io::Result<()> {
-        let length_bytes = write.offset + write.text.len() as u64;
+        let (id, offset) = self.target(write);
+        let length_bytes = offset + write.text.len() as u64;
         let sync = self.sync_policy(&write.service);
+        let key = (write.service.clone(), id);
         if write.closes || !write.text.is_empty() {
-            (self.unsynced).note(&write.service, write.segment, sync, false);
+            (self.unsynced).note(&write.service, id, sync, false, Some(offset));
         }
-        let segment = self.segments.get(&write.service, write.segment)?;
+        kill_point!("sink.text_written");
+        let segment = self.segments.get(&write.service, id)?;
+        if self.without_index.contains(&key) {
+            segment.forget_index();
+        }
+        segment.set_link()?;
         if !write.entries.is_empty() {
             let bytes: Vec<u8> = write
                 .entries
@@ -835,27 +1004,44 @@ impl WriterLoop {
             segment.write_entries(&bytes)?;
             // Should what follows fail, they are there.
             write.entries.clear();
+            kill_point!("sink.index_written");
         }
         let (policy, catalog) = (&self.seed.policy, &mut self.seed.catalog);
         let bytes = segment.disk_bytes(length_bytes);
         let open = Segment::new(State::Open, bytes, now_ns);
-        let begins = catalog.get(&write.service, write.segment).is_none();
-        catalog.set(policy, &write.service, write.segment, open);
+        let begins = catalog.get(&write.service, id).is_none();
+        catalog.set(policy, &write.service, id, open);
+        if !segment.has_index() {
+            self.without_index.insert(key.clone());
+        }
         if write.closes {
             segment.release_reserve()?;
+            kill_point!("close.reserve_cut");
             let bytes = segment.closed_disk_bytes(length_bytes);
             if sync != SyncPolicy::Never {
                 // Before it is said to be closed: else a power cut may leave that and not the text.
-                let key = (write.service.clone(), write.segment);
-                self.sync_now(|_, of| *of == key).await?;
+                let written = std::slice::from_ref(&*write);
+                self.sync_now(|_, of| *of == key, written).await?;
             }
-            let segment = self.segments.get(&write.service, write.segment)?;
+            let segment = self.segments.get(&write.service, id)?;
+            if self.without_index.contains(&key) {
+                segment.forget_index();
+            }
+            kill_point!("close.synced");
             segment.mark_closed()?;
+            let side_error = segment.take_side_error();
+            self.note_side_error(&key, side_error);
+            kill_point!("close.marked");
             let (policy, catalog) = (&self.seed.policy, &mut self.seed.catalog);
             let mut closed = Segment::new(State::Closed, bytes, now_ns);
             closed.closed_in = group;
-            catalog.set(policy, &write.service, write.segment, closed);
+            catalog.set(policy, &write.service, id, closed);
             self.segments.remove(&write.service);
+            self.without_index.remove(&key);
+            (self.moved).remove(&(write.service.clone(), write.segment));
+        } else {
+            let side_error = segment.take_side_error();
+            self.note_side_error(&key, side_error);
         }
         if begins || write.closes {
             self.check();
@@ -870,14 +1056,198 @@ impl WriterLoop {
     }
 
     /// What is written and `wanted` to the disk, before anything else is done.
-    async fn sync_now(&mut self, wanted: impl Fn(SyncPolicy, &Key) -> bool) -> io::Result<()> {
-        let outcome = self.take_unsynced(wanted).run(self.uring).await;
+    async fn sync_now(
+        &mut self,
+        wanted: impl Fn(SyncPolicy, &Key) -> bool,
+        written: &[Write],
+    ) -> io::Result<()> {
+        self.write_again(&wanted, written)?;
+        let batch = self.take_unsynced(wanted);
+        let outcome = match self.uring {
+            true => (self.ring_outcome(tokio_uring::spawn(batch.run(true)))).await?,
+            false => batch.run(false).await,
+        };
         outcome.settle(&mut self.unsynced)
+    }
+
+    /// Writes what failed syncs may have lost, before it is synced again. `written` is what is in memory of it.
+    fn write_again(
+        &mut self,
+        wanted: impl Fn(SyncPolicy, &Key) -> bool,
+        written: &[Write],
+    ) -> io::Result<()> {
+        let targets: Vec<_> = written.iter().map(|write| self.target(write)).collect();
+        let held = |(service, id): &Key, file: &File| {
+            for (write, (of, offset)) in written.iter().zip(&targets) {
+                if write.service == *service && of == id {
+                    file.write_all_at(&write.text, *offset)?;
+                }
+            }
+            Ok(())
+        };
+        let outcome = (self.unsynced).write_again(&self.seed.logs_dir, wanted, &held);
+        if let Some(lost) = self.describe_lost() {
+            lock(&self.seed.shared.status).sync_error = Some(lost);
+        }
+        outcome
+    }
+
+    fn describe_lost(&self) -> Option<String> {
+        let (bytes, (service, id)) = self.unsynced.lost()?;
+        let path = id.log_path(&self.seed.logs_dir.join(service));
+        Some(format!(
+            "the disk has lost {bytes} bytes that a failed sync left unwritten, in {}: nothing counts as durable until \
+             the daemon is started again; replace the disk",
+            path.display()
+        ))
+    }
+
+    /// Where a write goes: to the segment that it names, or to the one that took the place of that.
+    fn target(&self, write: &Write) -> (SegmentId, u64) {
+        if !self.moved.is_empty()
+            && let Some(moved) = self.moved.get(&(write.service.clone(), write.segment))
+        {
+            return (moved.id, write.offset - moved.base);
+        }
+        (write.segment, write.offset)
+    }
+
+    /// Sees that the file which a write goes to has a name, and the text before it. Where somebody has removed or cut
+    /// it, a new segment is begun: what is written from here on must not vanish too.
+    fn begin_again_if_gone(&mut self, write: &Write, group: u64) -> io::Result<()> {
+        let (id, offset) = self.target(write);
+        let segment = self.segments.get(&write.service, id)?;
+        if segment.has_text(offset)? {
+            return Ok(());
+        }
+        let logs_dir = self.seed.logs_dir.clone();
+        let dir = logs_dir.join(&write.service);
+        self.segments.remove(&write.service);
+        fs::create_dir_all(&dir)?;
+        self.hold_lock_again()?;
+        let lost_segments = self.forget_missing(&write.service, id);
+        if offset == 0 {
+            // Nothing of it is gone, and the same one is made again.
+            self.segments.get(&write.service, id)?;
+            if lost_segments == 0 {
+                return Ok(());
+            }
+        }
+        let key = (write.service.clone(), write.segment);
+        let found = fs::metadata(id.log_path(&dir)).map_or(0, |metadata| metadata.len());
+        let lost_bytes = offset.saturating_sub(found);
+        let begun = match offset {
+            0 => id,
+            _ => SegmentId::from_ns(id.as_ns() + 1),
+        };
+        if offset > 0 {
+            let old = (write.service.clone(), id);
+            self.unsynced.forget(&old);
+            self.without_index.remove(&old);
+            self.seed.catalog.forget(&write.service, id);
+            if found == 0 {
+                // What opening it has just made.
+                remove_files(&dir, id)?;
+            } else {
+                // What is left of it ends here; it is closed, and its index is not that of its text.
+                let _ = fs::remove_file(id.index_path(&dir));
+                let mut rest = Segment::new(State::Closed, disk_bytes(&dir, id), self.seed.now.ns);
+                rest.closed_in = group;
+                (self.seed.catalog).set(&self.seed.policy, &write.service, id, rest);
+            }
+            let base = write.offset;
+            self.moved.insert(key, Moved { id: begun, base });
+            // The consumer's entries begin in the middle of its first block.
+            self.without_index.insert((write.service.clone(), begun));
+        }
+        let base = if offset > 0 { write.offset } else { 0 };
+        self.gone.push(Gone {
+            service: write.service.clone(),
+            segment: write.segment,
+            begun,
+            base,
+            lost_bytes,
+            lost_segments,
+        });
+        Ok(())
+    }
+
+    /// The lock file goes with the directory; held without a name it keeps nobody out, and says nothing to the next
+    /// start.
+    fn hold_lock_again(&mut self) -> io::Result<()> {
+        if self.seed.directory_lock.metadata()?.nlink() > 0 {
+            return Ok(());
+        }
+        let (file, _) =
+            take_lock(&self.seed.logs_dir).map_err(|error| io::Error::other(error.to_string()))?;
+        self.seed.directory_lock = file;
+        self.seed.is_writer_told = false;
+        self.tell_writer()
+    }
+
+    /// Lets the lock file name us. Before the first text, and not before: the services that it is for are committed by
+    /// then, and until then the commit point of our owner may be one from long ago, which others have written after.
+    fn tell_writer(&mut self) -> io::Result<()> {
+        let seed = &mut self.seed;
+        if !seed.is_writer_told {
+            write_text(&seed.directory_lock, &seed.logs_dir, &seed.writer)
+                .map_err(|error| io::Error::other(error.to_string()))?;
+            seed.is_writer_told = true;
+            kill_point!("sink.writer_told");
+        }
+        Ok(())
+    }
+
+    /// Takes the segments of a service out whose files are gone, but for the open one; how many.
+    fn forget_missing(&mut self, service: &str, open: SegmentId) -> u64 {
+        let dir = self.seed.logs_dir.join(service);
+        let known = self.seed.catalog.services.get(service);
+        let is_gone = |id: &SegmentId| {
+            *id != open && !id.log_path(&dir).exists() && !id.sealed_path(&dir).exists()
+        };
+        let missing: Vec<SegmentId> = (known.into_iter())
+            .flat_map(|known| known.segments.keys().copied())
+            .filter(is_gone)
+            .collect();
+        for &id in &missing {
+            self.seed.catalog.forget(service, id);
+            let key = (service.to_owned(), id);
+            self.unsynced.forget(&key);
+            self.note_seal_failure(&key, None);
+        }
+        missing.len() as u64
+    }
+
+    fn note_side_error(&mut self, (service, id): &Key, error: Option<io::Error>) {
+        if error.is_none() && self.tells_side_error && self.without_index.is_empty() {
+            self.tells_side_error = false;
+            lock(&self.seed.shared.status).index_error = None;
+        }
+        if let Some(error) = error {
+            self.tells_side_error = true;
+            let path = id.index_path(&self.seed.logs_dir.join(service));
+            let mut status = lock(&self.seed.shared.status);
+            status.failures += 1;
+            status.index_error = Some(format!(
+                "cannot write beside the text, {}: {error}; the text goes on, searches take longer",
+                path.display()
+            ));
+        }
     }
 
     /// The text whose service has an interval to the disk; under io_uring while groups go on being written.
     async fn start_interval_sync(&mut self) {
-        let batch = self.take_unsynced(|policy, _| matches!(policy, SyncPolicy::Interval(_)));
+        let has_interval = |policy, _: &Key| matches!(policy, SyncPolicy::Interval(_));
+        // What cannot be written again waits, and is tried again with the next sync.
+        let again = self.write_again(has_interval, &[]);
+        if let Err(error) = again {
+            self.unsynced.put_off();
+            let mut status = lock(&self.seed.shared.status);
+            status.failures += 1;
+            status.sync_error = Some(self.describe_sync(&error));
+            return;
+        }
+        let batch = self.take_unsynced(has_interval);
         if !self.uring {
             let outcome = batch.run(false).await;
             self.note_flight(outcome);
@@ -898,10 +1268,9 @@ impl WriterLoop {
         let Some(flight) = self.flight.take() else {
             return;
         };
-        match flight.await {
-            Ok(outcome) => self.note_flight(outcome),
-            // It has panicked, and what it had is not known any more.
-            Err(_) => self.unsynced = found_unsynced(&self.seed.catalog),
+        // Where there is no outcome, what it had waits again.
+        if let Ok(outcome) = self.ring_outcome(flight).await {
+            self.note_flight(outcome);
         }
     }
 
@@ -910,7 +1279,8 @@ impl WriterLoop {
         let result = outcome.settle(&mut self.unsynced);
         let mut status = lock(&self.seed.shared.status);
         status.failures += u64::from(result.is_err());
-        status.sync_error = result.err().map(|error| self.describe_sync(&error));
+        let lost = self.describe_lost();
+        status.sync_error = lost.or(result.err().map(|error| self.describe_sync(&error)));
         status.unsynced_segments = self.unsynced.len() as u64;
     }
 
@@ -920,7 +1290,7 @@ impl WriterLoop {
 
     /// What has to be on the disk before a group counts as written: with `all` everything, else what services have whose
     /// policy is that. Tries until it succeeds; `None` when it is time to give up, else whether everything is there.
-    async fn sync_group(&mut self, all: bool) -> Option<bool> {
+    async fn sync_group(&mut self, all: bool, written: &[Write]) -> Option<bool> {
         let always = |policy| policy == SyncPolicy::Always;
         let mut backoff = RETRY_MIN;
         loop {
@@ -928,7 +1298,8 @@ impl WriterLoop {
                 // The kernel tells a failure once: it is seen there, or here.
                 self.land_flight().await;
             }
-            let Err(error) = self.sync_now(|policy, _| all || always(policy)).await else {
+            let wanted = |policy, _: &Key| all || always(policy);
+            let Err(error) = self.sync_now(wanted, written).await else {
                 break;
             };
             let trouble = self.describe_sync(&error);
@@ -937,14 +1308,27 @@ impl WriterLoop {
             }
         }
         let left = self.unsynced.len() + self.flight.iter().len();
-        lock(&self.seed.shared.status).unsynced_segments = left as u64;
+        let lost = self.describe_lost();
+        let mut status = lock(&self.seed.shared.status);
+        status.unsynced_segments = left as u64;
+        status.trouble = None;
+        if all {
+            status.sync_error = lost;
+        }
+        drop(status);
         let wants_it = all || always(self.seed.policy.sync);
         Some(wants_it && left == 0)
     }
 }
 
+/// The most bytes that a file of this process may have.
+pub(crate) fn file_bytes_limit() -> u64 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize);
+    limit.current.unwrap_or(u64::MAX)
+}
+
 /// No room, or none for this user.
-fn is_disk_full(error: &io::Error) -> bool {
+pub(crate) fn is_disk_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
@@ -954,33 +1338,21 @@ fn is_disk_full(error: &io::Error) -> bool {
 /// A write under way.
 enum Transfer {
     Nothing,
-    Flying(tokio::task::JoinHandle<(io::Result<()>, Vec<u8>)>),
-    Done(io::Result<()>, Vec<u8>),
+    /// With its text, which the ring has too.
+    Flying(tokio::task::JoinHandle<io::Result<()>>, Bytes),
+    Done(io::Result<()>, Bytes),
     Failed(io::Error),
 }
 
 impl Transfer {
     async fn start(
-        transfer: impl Future<Output = (io::Result<()>, Vec<u8>)> + 'static,
+        transfer: impl Future<Output = io::Result<()>> + 'static,
+        text: Bytes,
         uring: bool,
     ) -> Self {
-        if uring {
-            return Transfer::Flying(tokio_uring::spawn(transfer));
-        }
-        let (result, text) = transfer.await;
-        Transfer::Done(result, text)
-    }
-
-    /// The outcome, and the buffer where it was given away.
-    async fn finish(self) -> (io::Result<()>, Option<Vec<u8>>) {
-        match self {
-            Transfer::Flying(task) => match task.await {
-                Ok((result, text)) => (result, Some(text)),
-                Err(error) => (Err(io::Error::other(error)), None),
-            },
-            Transfer::Done(result, text) => (result, Some(text)),
-            Transfer::Nothing => (Ok(()), None),
-            Transfer::Failed(error) => (Err(error), None),
+        match uring {
+            true => Transfer::Flying(tokio_uring::spawn(transfer), text),
+            false => Transfer::Done(transfer.await, text),
         }
     }
 }
@@ -990,6 +1362,11 @@ fn describe(logs_dir: &Path, write: &Write, error: &io::Error) -> String {
     let remedy = match error.kind() {
         io::ErrorKind::StorageFull => "; free space, lower `total-bytes`, or raise `keep-free`",
         io::ErrorKind::PermissionDenied => "; give this user the right to write there",
+        io::ErrorKind::ReadOnlyFilesystem => "; mount the file system for writing",
+        io::ErrorKind::FileTooLarge => {
+            "; raise the limit of file sizes with `ulimit -f`, and start again"
+        }
+        io::ErrorKind::QuotaExceeded => "; raise the quota of this user, or free some of it",
         _ => "",
     };
     format!("cannot write {}: {error}{remedy}", path.display())

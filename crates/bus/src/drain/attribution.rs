@@ -19,6 +19,8 @@ use crate::origin::{Origin, printable_end};
 
 /// Of the time goes at most one part in so many to looking.
 const BUSY_SHARE: u64 = 20;
+/// The longest pause: where the clock has jumped meanwhile, the difference is no cost.
+const PAUSE_MAX_NS: u64 = 10_000_000_000;
 /// The table is read in pieces and may change in between: a lock that is not there is looked for again.
 const LOOKS_MAX: u32 = 2;
 
@@ -35,10 +37,20 @@ struct Stranger {
 
 /// A file, as `/proc/locks` names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct ObjectKey {
+pub(crate) struct ObjectKey {
     major: u32,
     minor: u32,
     inode: u64,
+}
+
+impl ObjectKey {
+    pub(crate) fn of(device: u64, inode: u64) -> Self {
+        ObjectKey {
+            major: rustix::fs::major(device),
+            minor: rustix::fs::minor(device),
+            inode,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -100,7 +112,7 @@ impl Drain {
             let lane = lanes[stranger.slot].as_ref();
             // The lock of a publisher that is gone may be ours by now.
             let is_ours = lane.is_some_and(|lane| lane.is_lock_taken);
-            let holder = holder(&table, stranger.object).filter(|_| !is_ours);
+            let holder = lock_holder(&table, stranger.object).filter(|_| !is_ours);
             let mut origin = stranger.claimed.clone();
             origin.is_verified = holder.is_some();
             origin.pid = holder.unwrap_or(origin.pid);
@@ -123,23 +135,22 @@ impl Drain {
             !origin.is_verified && stranger.looks < LOOKS_MAX
         });
         let ended_ns = self.clock.now_ns();
-        let cost_ns = ended_ns.saturating_sub(begun_ns);
-        attribution.next_look_ns = ended_ns + cost_ns.saturating_mul(BUSY_SHARE);
+        attribution.next_look_ns = next_look_ns(begun_ns, ended_ns);
     }
+}
+
+fn next_look_ns(begun_ns: u64, ended_ns: u64) -> u64 {
+    let cost_ns = ended_ns.saturating_sub(begun_ns);
+    ended_ns + cost_ns.saturating_mul(BUSY_SHARE).min(PAUSE_MAX_NS)
 }
 
 fn object_key(descriptor: &OwnedFd) -> Option<(ObjectKey, u32)> {
     let stat = rustix::fs::fstat(descriptor).ok()?;
-    let object = ObjectKey {
-        major: rustix::fs::major(stat.st_dev),
-        minor: rustix::fs::minor(stat.st_dev),
-        inode: stat.st_ino,
-    };
-    Some((object, stat.st_uid))
+    Some((ObjectKey::of(stat.st_dev, stat.st_ino), stat.st_uid))
 }
 
 /// `/proc/locks`; empty where the kernel hides it.
-fn read_lock_table() -> Vec<(ObjectKey, u32)> {
+pub(crate) fn read_lock_table() -> Vec<(ObjectKey, u32)> {
     let mut text = String::with_capacity(64 << 10);
     let read = fs::File::open("/proc/locks").and_then(|mut file| file.read_to_string(&mut text));
     match read {
@@ -167,7 +178,7 @@ fn parse_lock(line: &str) -> Option<(ObjectKey, u32)> {
     Some((object, pid))
 }
 
-fn holder(table: &[(ObjectKey, u32)], object: ObjectKey) -> Option<u32> {
+pub(crate) fn lock_holder(table: &[(ObjectKey, u32)], object: ObjectKey) -> Option<u32> {
     let mut found = table.iter().filter(|(key, _)| *key == object);
     found.next().map(|&(_, pid)| pid)
 }
@@ -231,6 +242,14 @@ fn start_ns(ticks: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_jumps_during_a_look_does_not_put_the_next_one_off_for_ever() {
+        let (begun_ns, latest_ns) = (1_000_000_000, 1 << 62);
+        assert_eq!(next_look_ns(begun_ns, begun_ns + 5), begun_ns + 5 + 100);
+        assert_eq!(next_look_ns(begun_ns, latest_ns), latest_ns + PAUSE_MAX_NS);
+        assert_eq!(next_look_ns(latest_ns, begun_ns), begun_ns);
+    }
 
     #[test]
     fn only_locks_that_are_held_on_whole_files_are_taken_from_the_table() {

@@ -47,7 +47,9 @@ impl Drain {
         let end = lane.reader.sequence_next();
         // Fits: `copy_history` leaves room.
         outbox.push_lane_end(lane.info.epoch, end, lane.source, time_ns);
+        kill_point!("consumer.estate_staged");
         bits |= outbox.commit();
+        kill_point!("consumer.estate_left");
         crate::doorbell::full_fence();
         self.ring_channel(lane.channel, bits);
         Ok(())

@@ -1,8 +1,10 @@
 //! Housekeeping: lanes that come, lanes whose publisher is gone, and the totals that outlive them.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::os::fd::AsRawFd;
 use std::time::{Duration, SystemTime};
+
+use rustix::process::{Resource, getrlimit};
 
 use super::{
     ConsumerNotice, Drain, DrainLane, MARKS, Scope, clock, commit, line_value, object, ring,
@@ -10,9 +12,10 @@ use super::{
 use crate::channel;
 use crate::commit::LaneCommit;
 use crate::control::Control;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::lane::{self, Lane, RingKind};
 use crate::layout::{SOURCES_MAX, SourceSlot, SourceTotals, load_text, store_text};
+use crate::object::Listed;
 use crate::ring::Reader;
 use crate::stats::LaneCounts;
 use crate::subscribers;
@@ -20,6 +23,27 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// An object without a directory entry is a creator at work, or its remains; after this long, remains.
 const ORPHAN_AGE: Duration = Duration::from_secs(10);
+
+/// So many lanes are read however few file handles there are.
+const LANES_ALWAYS: usize = 2;
+
+/// Gives the lane back where its handles leave too few for the log files: what is read has to be written, or no lane
+/// ever comes to its end.
+fn spare_handles(lane: Lane) -> Result<Lane, Error> {
+    let Some(limit) = getrlimit(Resource::Nofile).current else {
+        return Ok(lane);
+    };
+    // The lowest free number is taken each time, so a number tells how many there are below it.
+    let number = lane.descriptor.as_raw_fd() as u64;
+    if number < limit.saturating_sub((limit / 4).clamp(14, 256)) {
+        return Ok(lane);
+    }
+    let message = format!(
+        "{number} file handles are in use, and the rest of the {limit} that this process may have is for log files: \
+         raise `ulimit -n`"
+    );
+    Err(Error::new(ErrorKind::LimitReached, message))
+}
 
 impl Drain {
     /// Looks after everything that is not an event: new lanes, dead publishers, the clock, the heartbeat.
@@ -61,10 +85,16 @@ impl Drain {
             .request
             .directory_changes
             .load(Ordering::Acquire);
+        let (mut shortage, mut is_out_of_handles) = (None, false);
         for slot in 0..self.lanes.len() {
             // ORDERING: Acquire; pairs with the Release that registered the lane.
             let word = self.control.directory[slot].word.load(Ordering::Acquire);
-            if word == 0 || self.lanes[slot].is_some() {
+            if word == 0 || self.lanes[slot].is_some() || is_out_of_handles {
+                continue;
+            }
+            if self.open_lanes().any(|lane| lane.info.epoch == word >> 8) {
+                // Somebody has written it here too. Read twice, its events would be taken twice.
+                self.clear_entry(slot, word);
                 continue;
             }
             let opened = lane::open(
@@ -73,17 +103,21 @@ impl Drain {
                 word >> 8,
                 self.control.access,
             );
-            match opened.and_then(|lane| self.adopt(slot, lane)) {
-                Ok(()) => {}
+            let spared = opened.and_then(|lane| match self.open_lanes().count() {
+                0..LANES_ALWAYS => Ok(lane),
+                _ => spare_handles(lane),
+            });
+            is_out_of_handles = spared.as_ref().is_err_and(Error::is_shortage);
+            match spared.and_then(|lane| self.adopt(slot, lane)) {
+                Ok(()) => self.finish_fold(slot),
                 Err(error) => {
-                    // Removed by an earlier consumer that died before it cleared the entry, or unusable:
-                    // either way nothing can be read from it.
-                    // No room for its outbox, say: nothing is wrong with the lane, so it waits.
-                    if error.kind() == crate::ErrorKind::LimitReached {
-                        let error = error.to_string();
-                        self.notices.push(ConsumerNotice::Unreadable { error });
+                    // No file handle for it, no room for its outbox: nothing is wrong with the lane, so it waits.
+                    if error.is_shortage() {
+                        shortage.get_or_insert(error.to_string());
                         continue;
                     }
+                    // Removed by an earlier consumer that died before it cleared the entry, or unusable:
+                    // either way nothing can be read from it.
                     if error.kind() != crate::ErrorKind::NotFound {
                         let error = error.to_string();
                         self.notices.push(ConsumerNotice::Unreadable { error });
@@ -93,6 +127,14 @@ impl Drain {
                 }
             }
         }
+        // Once, however many wait and however long.
+        if self.shortage.is_none()
+            && let Some(error) = &shortage
+        {
+            let error = format!("a lane waits until it can be read: {error}");
+            self.notices.push(ConsumerNotice::Unreadable { error });
+        }
+        self.shortage = shortage;
     }
 
     /// Goes on where the last consumer committed.
@@ -176,6 +218,7 @@ impl Drain {
         self.attribution.meet(&self.control, &made);
         self.lanes[slot] = Some(Box::new(made));
         self.open_slots.push(slot);
+        kill_point!("open.lane_adopted");
         Ok(())
     }
 
@@ -200,8 +243,20 @@ impl Drain {
         self.remove_orphans();
     }
 
-    /// Adds the lane's numbers to its source, then removes it. Each step can be repeated: the source
-    /// remembers which lane it took last.
+    /// A consumer that died between the count of a lane and its removal leaves that to us, before another lane of the
+    /// same source is counted: the source remembers only the last one.
+    fn finish_fold(&mut self, slot: usize) {
+        let Some(lane) = &self.lanes[slot] else {
+            return;
+        };
+        if is_folded(&self.control.sources[lane.source as usize], lane.info.epoch) {
+            self.fold(slot);
+            self.open_slots.retain(|&other| other != slot);
+        }
+    }
+
+    /// Adds the lane's numbers to its source, then removes it. Each step can be repeated, as long as no other lane of the
+    /// source is counted in between: the source remembers which lane it took last.
     fn fold(&mut self, slot: usize) {
         let Some(lane) = self.lanes[slot].take() else {
             return;
@@ -211,11 +266,14 @@ impl Drain {
         let totals = SourceTotalsPlain::of(&lane);
         let source = &self.control.sources[lane.source as usize];
         fold_source(source, lane.info.epoch, &totals);
+        kill_point!("consumer.lane_counted");
         object::unlink(&object::lane_name(&self.control.bus, lane.info.epoch));
+        kill_point!("consumer.lane_unlinked");
         self.area.set_lane(slot, LaneCommit::default());
         // ORDERING: Relaxed; the word does not change while the lane is ours.
         let word = self.control.directory[slot].word.load(Ordering::Relaxed);
         self.clear_entry(slot, word);
+        kill_point!("consumer.lane_cleared");
     }
 
     fn clear_entry(&self, slot: usize, word: u64) {
@@ -227,33 +285,23 @@ impl Drain {
     /// Removes objects that nothing names and no process holds: their creator died before it could register
     /// them. Frees the slots of subscribers that are gone.
     fn remove_orphans(&mut self) {
-        let prefix = format!("millpond.{}.", self.control.bus);
-        let Ok(entries) = std::fs::read_dir(Path::new("/dev/shm")) else {
-            return;
-        };
-        for entry in entries.flatten() {
-            let file_name = entry.file_name();
-            let Some(object) = file_name
-                .to_str()
-                .and_then(|name| name.strip_prefix(&prefix))
-            else {
-                continue;
-            };
-            let Some((kind, epoch)) = object.split_once('.') else {
-                continue;
-            };
-            let Ok(epoch) = u64::from_str_radix(epoch, 16) else {
-                continue;
-            };
+        for Listed {
+            name,
+            kind,
+            epoch,
+            entry,
+        } in object::list(&self.control.bus)
+        {
             // An entry that appears meanwhile belongs to a young object.
-            let is_named = match kind {
+            let is_named = match kind.as_str() {
                 "lane" => self.is_lane(epoch),
                 "outbox" => self.is_outbox(epoch),
                 "subscriber" => self.is_subscriber(epoch),
                 _ => true,
             };
-            let name = format!("/{}", file_name.to_string_lossy());
-            if !is_named && is_old(&entry) && !object::is_locked(&name) {
+            // A wiped directory names nothing at all: see `Drain::check`.
+            let is_orphan = !is_named && is_old(&entry) && !object::is_locked(&name);
+            if is_orphan && self.control.check().is_ok() {
                 object::unlink(&name);
             }
         }
@@ -459,14 +507,21 @@ impl SourceTotalsPlain {
     }
 }
 
+/// Whether the lane `epoch` is the last one that was added to its source.
+pub(crate) fn is_folded(slot: &SourceSlot, epoch: u64) -> bool {
+    // ORDERING: Acquire; the totals were stored before the selector.
+    let bank = slot.selector.load(Ordering::Acquire) & 1;
+    line_value(&slot.totals[bank as usize].last_epoch) == epoch
+}
+
 /// Adds a lane's totals to its source, once, whatever happens in between.
 fn fold_source(slot: &SourceSlot, epoch: u64, totals: &SourceTotalsPlain) {
+    if is_folded(slot, epoch) {
+        return;
+    }
     // ORDERING: Relaxed; the consumer is the only writer.
     let selector = slot.selector.load(Ordering::Relaxed);
     let current = &slot.totals[(selector & 1) as usize];
-    if line_value(&current.last_epoch) == epoch {
-        return;
-    }
     let mut sum = SourceTotalsPlain::load(current);
     sum.add(totals);
     let next = selector.wrapping_add(1);

@@ -126,7 +126,7 @@ impl PublishBatch<'_> {
             return self.push_when_full(level, payload);
         };
         self.stage(slot, level, payload);
-        Ok(())
+        self.publisher.check_loss(self.target.lane)
     }
 
     #[inline(always)]
@@ -135,6 +135,7 @@ impl PublishBatch<'_> {
         lane.writer.write_payload(slot, 0, payload);
         lane.finish(slot, payload.len(), self.time_ns, level, self.target, 0);
         self.staged += 1;
+        kill_point!("publisher.batch_staged");
     }
 
     #[cold]
@@ -209,6 +210,7 @@ impl PublishBatch<'_> {
             self.publisher.lanes[self.target.lane as usize]
                 .writer
                 .commit();
+            kill_point!("publisher.committed");
             self.publisher.after_commit(self.target);
             self.staged = 0;
             self.follow();

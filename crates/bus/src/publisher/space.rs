@@ -6,6 +6,7 @@ use crate::doorbell;
 use crate::level::Level;
 use crate::names::INLINE_NAME_ID;
 use crate::publisher::{PublishError, Publisher, Target, Topic, wait_slice};
+use crate::ring::RingMemory;
 use crate::sync::atomic::Ordering;
 
 impl Publisher {
@@ -13,7 +14,7 @@ impl Publisher {
     /// drop. Nothing is reserved, and nothing counted.
     ///
     /// Costs a comparison while the lane has room, and one look at shared memory when it seems full. True
-    /// too where room is not what is missing (the payload exceeds the limit, the lane is quarantined, the
+    /// too where room is not what is missing (the payload exceeds the limit, the lane is quarantined or lost, the
     /// topic is another publisher's): [`Publisher::publish`] says then what is.
     ///
     /// ```
@@ -47,6 +48,7 @@ impl Publisher {
             // A slot that is not staged is not taken.
             || lane.writer.reserve(bytes).is_some()
             || lane.is_quarantined()
+            || lane.writer.memory().is_lost()
     }
 
     /// As [`Publisher::publish`], but never waits, whatever the rule says about a full lane: for a publisher
@@ -126,6 +128,9 @@ impl Publisher {
             space.waiting.store(1, Ordering::Relaxed);
             doorbell::full_fence();
             if self.has_room(topic, payload_bytes) {
+                return true;
+            }
+            if self.lanes[lane as usize].is_cut() || self.control.check().is_err() {
                 return true;
             }
             let Some(slice) = wait_slice(deadline) else {

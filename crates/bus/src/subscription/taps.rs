@@ -29,6 +29,7 @@ use crate::layout::FLAG_INLINE_NAME;
 use crate::level::Level;
 use crate::names;
 use crate::pattern::Pattern;
+use crate::region;
 use crate::ring::{KIND_BATCH, KIND_GAP, KIND_LANE_END, Reader, RecordHeader, RingMemory};
 use crate::rule::Class;
 use crate::sync::atomic::Ordering;
@@ -93,6 +94,9 @@ impl Tap {
         }
         for _ in 0..SKIPS_MAX {
             let found = self.reader.peek();
+            if self.reader.loss().is_some() {
+                return self.give_up();
+            }
             if self.reader.is_overwritten() {
                 self.skip_overwritten();
                 if self.damaged {
@@ -161,6 +165,10 @@ impl Tap {
             scratch.resize(length_bytes.next_power_of_two(), 0);
         }
         self.reader.copy_payload(&mut scratch[..length_bytes]);
+        if self.reader.loss().is_some() {
+            self.damaged = true;
+            return false;
+        }
         if self.reader.is_overwritten() {
             self.skip_overwritten();
             return false;
@@ -253,7 +261,7 @@ impl LaneTap {
         let tap = &self.tap;
         if tap.lagging {
             let lagged = tap.lagged(expected, next);
-            sieve.counts.lagged += lagged.count;
+            sieve.counts.lagged = sieve.counts.lagged.saturating_add(lagged.count);
             watch.lagged(lagged);
         } else {
             let dropped = Dropped {
@@ -262,7 +270,7 @@ impl LaneTap {
                 first: expected,
                 last: next - 1,
             };
-            sieve.counts.dropped += dropped.count();
+            sieve.counts.dropped = sieve.counts.dropped.saturating_add(dropped.count());
             watch.dropped(&dropped);
         }
     }
@@ -308,6 +316,8 @@ pub(super) struct Taps {
     kept: Vec<u32>,
     /// A loss that was found behind events which had to be given first.
     kept_lag: Option<Lagged>,
+    /// Regions of this process that were lost when we looked last.
+    losses_seen: u32,
 }
 
 impl Taps {
@@ -335,6 +345,7 @@ impl Taps {
             scratch: Vec::new(),
             kept: Vec::new(),
             kept_lag: None,
+            losses_seen: 0,
             control,
             patterns,
             since,
@@ -377,6 +388,26 @@ impl Taps {
             .rules_generation
             .load(Ordering::Relaxed);
         directory != self.directory_seen || rules != self.rules_seen
+    }
+
+    /// Gives up the rings that were truncated; how many. A load, while nothing was ever lost.
+    pub(super) fn count_lost(&mut self) -> u64 {
+        let losses = region::losses();
+        if losses == self.losses_seen {
+            return 0;
+        }
+        self.losses_seen = losses;
+        let mut outboxes = 0;
+        for tap in &mut self.outboxes {
+            if !tap.damaged && tap.reader.loss().is_some() {
+                tap.damaged = true;
+                outboxes += 1;
+            }
+        }
+        for lane in &mut self.lanes {
+            lane.tap.damaged |= lane.tap.reader.loss().is_some();
+        }
+        outboxes + self.count_damaged()
     }
 
     /// Whether some ring holds what was not read.
@@ -752,7 +783,7 @@ impl Taps {
             && before > expected
         {
             let lagged = tap.lagged(expected, before);
-            sieve.counts.lagged += lagged.count;
+            sieve.counts.lagged = sieve.counts.lagged.saturating_add(lagged.count);
             watch.lagged(lagged);
         }
         // Entries of a record that was given in part, before the position we started at.
@@ -778,7 +809,7 @@ impl Taps {
             let batch = Batch::new(view, &sieve.resolver, (!all).then_some(&kept[..]));
             if view.class() == Class::Conflate {
                 let replaced = batch.events().map(|event| u64::from(event.replaced));
-                sieve.counts.replaced += replaced.sum::<u64>();
+                sieve.counts.replaced = sieve.counts.replaced.saturating_add(replaced.sum::<u64>());
             }
             watch.receiver.batch(&batch, at);
         }
@@ -821,7 +852,7 @@ impl Taps {
                         lane,
                         ..self.outboxes[index].lagged(expected, sequence)
                     };
-                    sieve.counts.lagged += lagged.count;
+                    sieve.counts.lagged = sieve.counts.lagged.saturating_add(lagged.count);
                     watch.lagged(lagged);
                 }
                 let channel = self.outboxes[index].channel;
@@ -855,7 +886,7 @@ impl Taps {
             first: gap.first(),
             last: gap.last(),
         };
-        sieve.counts.dropped += dropped.count();
+        sieve.counts.dropped = sieve.counts.dropped.saturating_add(dropped.count());
         watch.dropped(&dropped);
         Ok(())
     }
@@ -889,7 +920,7 @@ impl Taps {
                 lane,
                 ..self.outboxes[index].lagged(expected, next)
             };
-            sieve.counts.lagged += lagged.count;
+            sieve.counts.lagged = sieve.counts.lagged.saturating_add(lagged.count);
             watch.lagged(lagged);
         }
         self.remember(lane, next, channel, true);
@@ -927,7 +958,7 @@ impl Taps {
                 count: unknown,
                 ..self.outboxes[index].lagged(0, unknown)
             };
-            sieve.counts.lagged += unknown;
+            sieve.counts.lagged = sieve.counts.lagged.saturating_add(unknown);
             watch.lagged(lagged);
         }
     }

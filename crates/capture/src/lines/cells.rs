@@ -439,16 +439,15 @@ impl Line {
         }
         self.apply_return(out)?;
         self.settle(out)?;
-        if self.is_cells {
-            self.erase(self.cursor, usize::MAX);
+        match self.is_cells {
+            true => self.erase(self.cursor, usize::MAX, out),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     fn erase_left<E>(&mut self, out: &mut impl Out<E>) -> Result<(), E> {
         self.prepare(out)?;
-        self.erase(0, self.cursor + 1);
-        Ok(())
+        self.erase(0, self.cursor + 1, out)
     }
 
     fn erase_line<E>(&mut self, out: &mut impl Out<E>) -> Result<(), E> {
@@ -458,21 +457,21 @@ impl Line {
         }
         if self.has_return || self.has_text() || !self.partial.is_empty() {
             self.prepare(out)?;
-            self.erase(0, usize::MAX);
+            self.erase(0, usize::MAX, out)?;
         }
         Ok(())
     }
 
     fn erase_chars<E>(&mut self, count: usize, out: &mut impl Out<E>) -> Result<(), E> {
         self.prepare(out)?;
-        self.erase(self.cursor, self.cursor + count);
-        Ok(())
+        self.erase(self.cursor, self.cursor + count, out)
     }
 
-    fn erase(&mut self, from: usize, to: usize) {
+    /// A tab of which a part is erased is blanks from then on: that may be more than a piece.
+    fn erase<E>(&mut self, from: usize, to: usize, out: &mut impl Out<E>) -> Result<(), E> {
         let to = to.min(self.cells.len());
         if from >= to {
-            return;
+            return Ok(());
         }
         self.part(from);
         self.part(to);
@@ -482,6 +481,7 @@ impl Line {
         if to == self.cells.len() {
             self.cut(from);
         }
+        self.give_pieces(out)
     }
 
     fn delete_chars<E>(&mut self, count: usize, out: &mut impl Out<E>) -> Result<(), E> {
@@ -497,6 +497,8 @@ impl Line {
                 .map(|cell| cell.shown_bytes())
                 .sum();
             self.shown_bytes -= bytes;
+            // What is left of a tab is blanks.
+            self.give_pieces(out)?;
         }
         Ok(())
     }

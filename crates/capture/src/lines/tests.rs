@@ -524,6 +524,22 @@ fn cuts() -> impl Strategy<Value = Vec<prop::sample::Index>> {
     prop::collection::vec(any::<prop::sample::Index>(), 0..8)
 }
 
+#[test]
+fn what_is_left_of_a_tab_goes_out_in_pieces_too() {
+    let cases: [(&[u8], &str); 4] = [
+        (b"a\tb\x1b[3G\x1b[P\n", "a      b"),
+        (b"a\tb\x1b[3G\x1b[X\n", "a       b"),
+        (b"a\tb\x1b[3G\x1b[1K\n", "        b"),
+        (b"a\tbc\x1b[3G\x1b[6X\x1b[10G\x1b[K\n", "a       b"),
+    ];
+    for (stream, expected) in cases {
+        let (pieces, _) = split(View::Terminal, 4, [stream]);
+        let longest = pieces.iter().map(|(piece, _)| piece.len()).max();
+        assert!(longest <= Some(4), "{pieces:?}");
+        assert_eq!(joined(&pieces), [expected], "{pieces:?}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 

@@ -159,13 +159,7 @@ impl Segment {
             .for_each(|damage| report.add_damage(damage));
         let described = index.covered_bytes();
         if !index.cut(length) {
-            report.add_damage(Damage {
-                path: index_path.clone(),
-                offset: 0,
-                what: "length of the text by its index",
-                expected: length.to_string(),
-                found: described.to_string(),
-            });
+            report.add_damage(length_damage(index_path.clone(), length, described));
         }
         let mut covered = index.covered_bytes();
         // Each frame is a block, and its length is checked when it is read.
@@ -328,6 +322,17 @@ fn by_frames(index: &Index, sealed: &SealedFile) -> usize {
     };
     let pairs = index.entries.iter().zip(&sealed.frames);
     pairs.take_while(is_same).count()
+}
+
+/// The index describes more text than there is: text is gone.
+pub(super) fn length_damage(index_path: PathBuf, length: u64, described: u64) -> Damage {
+    Damage {
+        path: index_path,
+        offset: 0,
+        what: "length of the text by its index",
+        expected: length.to_string(),
+        found: described.to_string(),
+    }
 }
 
 /// The operating system does not give the text at `offset`, or there is less of it than there was.

@@ -8,7 +8,7 @@ use memchr::memchr;
 
 use super::QueryReport;
 use super::plan::open_segment;
-use super::segment::{Segment, unreadable};
+use super::segment::{Segment, length_damage, unreadable};
 use crate::error::{Damage, Error};
 use crate::index::{Index, read_index};
 use crate::line::parse_line;
@@ -160,6 +160,10 @@ struct Copy<'v> {
 
 impl Copy<'_> {
     fn segment(&mut self, service_dir: &Path, id: SegmentId) -> ControlFlow<()> {
+        // What is wrong with an index matters to queries; here it bounds what is read, and says what is missing. It is
+        // read before the length: what it describes was written before it.
+        let index_path = id.index_path(service_dir);
+        let mut index = read_index(&index_path, Some(id)).unwrap_or_default();
         let opened =
             SegmentText::open(service_dir, id).and_then(|text| Ok((text.length_bytes()?, text)));
         let (length, text) = match opened {
@@ -174,9 +178,14 @@ impl Copy<'_> {
                 return ControlFlow::Continue(());
             }
         };
-        // What is wrong with an index matters to queries; here it only bounds what is read.
-        let mut index = read_index(&id.index_path(service_dir), Some(id)).unwrap_or_default();
-        index.cut(length);
+        let of_seek_table = text.sealed().and_then(|sealed| sealed.damage.clone());
+        self.report.damage.extend(of_seek_table);
+        let described = index.covered_bytes();
+        if !index.cut(length) {
+            self.report
+                .damage
+                .push(length_damage(index_path, length, described));
+        }
         match &self.lines {
             None => self.range(&text, &index, 0..length)?,
             Some(lines) => {

@@ -3,7 +3,9 @@
 
 use std::fs;
 
-use millpond_logfile::{BLOCK_BYTES, Recovered, inspect_segment, recover_segment};
+use millpond_logfile::{
+    BLOCK_BYTES, Recovered, inspect_segment, parse_line, rebuild_index, recover_segment,
+};
 
 use crate::segment::{ID, Random, Segment, append_line, index_bytes};
 
@@ -57,6 +59,25 @@ fn check_that_a_writer_can_go_on(random: &mut Random, segment: &Segment, recover
     segment.write_log(&[&before[..], &text].concat());
     assert!(index_bytes(true, &entries) == segment.rebuilt(false));
     segment.write_log(&before);
+}
+
+/// Killed in the middle of a recovery: the text must not be cut as long as a closed index goes on behind the cut.
+#[test]
+fn text_is_cut_when_the_index_is_written() {
+    let mut random = Random::seeded();
+    let segment = Segment::random(&mut random, 800, true);
+    let text = segment.read_log();
+    let committed_bytes = segment.whole_lines(text.len() / 2) as u64;
+    // The new index cannot be written: recovery ends here.
+    let in_the_way = segment.index_path().with_extension("idx.new");
+    fs::create_dir(&in_the_way).unwrap();
+    recover_segment(segment.dir(), ID, Some(committed_bytes)).unwrap_err();
+    assert!(
+        segment.read_log() == text,
+        "cut before the index was written"
+    );
+    fs::remove_dir(&in_the_way).unwrap();
+    recover(&mut random, &segment, Some(committed_bytes));
 }
 
 /// Does something to the index that the text does not show.
@@ -242,6 +263,21 @@ fn foreign_text_within_the_commit_is_never_cut() {
     let segment = Segment::of_text(b"by hand\n\0\0\0\nmore\n");
     let recovered = recover(&mut random, &segment, Some(17));
     assert_eq!((recovered.length_bytes, recovered.cut_bytes), (17, 0));
+}
+
+/// A power cut that took a page in the middle: what stands around the hole reads as a line, and was never one.
+#[test]
+fn line_with_a_hole_in_its_message_is_damaged() {
+    let mut random = Random::seeded();
+    let whole = b"1970-01-01T00:00:00.000000007Z INFO  rpc listening\n";
+    let mut torn = whole.to_vec();
+    torn[43..46].fill(0);
+    assert!(parse_line(whole).is_ok() && parse_line(&torn).is_err());
+    let segment = Segment::of_text(&[&whole[..], &torn, whole].concat());
+    let recovered = recover(&mut random, &segment, None);
+    assert_eq!(recovered.cut_bytes, 0, "a good line stands behind it");
+    let report = rebuild_index(segment.dir(), ID, false).unwrap();
+    assert_eq!((report.lines, report.damaged_lines), (3, 1));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -329,6 +330,35 @@ fn a_damaged_frame_is_named_and_costs_its_block_only() {
     assert_eq!(verify_segment(&dir, id).unwrap().damage, report.damage);
     let count = Reader::open(logs.path()).unwrap().count(&Query::new());
     assert_eq!(count.unwrap().total(), 20_000);
+}
+
+/// Copying text out says so too where some of it is missing, whatever the file ends in.
+#[test]
+fn text_that_was_cut_off_is_reported_by_whoever_copies_it() {
+    let (logs, dir, id) = logs_of((0..20_000).map(|number| format!("{number} served").into()));
+    let copied = || {
+        let reader = Reader::open(logs.path()).unwrap();
+        let mut text_bytes = 0;
+        let report = reader.text(&logs.records[0].service, None, &mut |text| {
+            text_bytes += text.len();
+            ControlFlow::Continue(())
+        });
+        (text_bytes, report.unwrap().damage)
+    };
+    let (whole_bytes, damage) = copied();
+    assert_eq!(damage, Vec::new());
+    seal(&dir, id);
+    assert_eq!(copied(), (whole_bytes, Vec::new()));
+    let path = id.sealed_path(&dir);
+    let sealed = fs::read(&path).unwrap();
+    for cut_bytes in [1, 300, sealed.len() / 2] {
+        fs::write(&path, &sealed[..sealed.len() - cut_bytes]).unwrap();
+        let (text_bytes, damage) = copied();
+        assert!(
+            text_bytes <= whole_bytes && !damage.is_empty(),
+            "{cut_bytes}: {damage:?}"
+        );
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 
-use millpond_logfile::{SegmentId, read_index, seal_segment};
+use millpond_logfile::{HEADER_BYTES, SegmentId, read_index, seal_segment, verify_segment};
 use millpond_sink::Sink;
 
 use crate::support::{Place, policy, sealing, text_of, wait_until};
@@ -111,6 +111,46 @@ fn killed_before_a_closed_segment_was_marked() {
     let (_dir, mut place, segments) = killed();
     fs::remove_file(segments[0].index_path(&place.service_dir("web"))).expect("removed");
     goes_on(&mut place);
+}
+
+/// An index is never synced: of a power cut that came soon after a segment was closed it may be without any entry,
+/// or say that it is closed and not have all of them.
+#[test]
+fn power_cut_took_the_index_of_a_segment_that_was_closed_or_sealed() {
+    /// What is left of an index.
+    type Loss = fn(&[u8]) -> Option<Vec<u8>>;
+    let losses: [(&str, Loss); 4] = [
+        ("gone", |_| None),
+        ("empty", |_| Some(Vec::new())),
+        ("zeros", |whole| Some(vec![0; whole.len()])),
+        ("closed, without entries", |whole| {
+            Some(whole[..HEADER_BYTES].to_vec())
+        }),
+    ];
+    for (what, loss) in losses {
+        let (_dir, mut place, segments) = killed();
+        let dir = place.service_dir("web");
+        seal_segment(&dir, segments[0], 3, &mut || true)
+            .expect("sealed")
+            .expect("not given up");
+        for id in &segments[..2] {
+            let path = id.index_path(&dir);
+            let whole = fs::read(&path).expect("an index");
+            fs::remove_file(&path).expect("removed");
+            if let Some(left) = loss(&whole) {
+                fs::write(&path, left).expect("written");
+            }
+        }
+        drop(place.open(&policy()));
+        for &id in &segments[..2] {
+            let report = verify_segment(&dir, id).expect("verified");
+            assert!(report.damage.is_empty(), "{what}: {:?}", report.damage);
+            let index = read_index(&id.index_path(&dir), Some(id)).expect("an index");
+            let bytes = text_of(&dir, id).len() as u64;
+            assert_eq!(index.covered_bytes(), bytes, "{what}");
+        }
+        goes_on(&mut place);
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The life of segments, driven through the public interface and looked at as files.
 
+mod commit_point;
 mod crashes;
 mod full_disk;
 mod liveness;

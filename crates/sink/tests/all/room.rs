@@ -57,3 +57,53 @@ fn group_takes_more_of_more_services_and_all_it_may_when_the_writer_stalls() {
     assert!(is_about(fill(&mut sink, "c", place.now_ns), ONE_SERVICE));
     place.close(sink);
 }
+
+/// What can be made and not written to is refused before it is made.
+#[test]
+fn directory_whose_path_leaves_no_room_for_its_files_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let long = |bytes: usize| {
+        let mut path = dir.path().to_owned();
+        while path.as_os_str().len() + 202 < bytes {
+            path.push("d".repeat(200));
+        }
+        path.push("e".repeat(bytes - path.as_os_str().len() - 1));
+        path
+    };
+    let open = |path: &std::path::Path| {
+        Sink::open(
+            path,
+            policy(),
+            "test",
+            &[],
+            1_795_224_593_000_000_000,
+            || {},
+        )
+    };
+    let error = open(&long(4000)).expect_err("too long").to_string();
+    assert!(
+        error.contains("4000 bytes") && error.contains("--logs"),
+        "{error}"
+    );
+    assert!(
+        std::fs::read_dir(dir.path())
+            .expect("a directory")
+            .next()
+            .is_none()
+    );
+    // The limit that it names is one.
+    let limit = error.split("the limit is ").nth(1).expect("a limit");
+    let limit: usize = limit
+        .split(',')
+        .next()
+        .expect("a number")
+        .parse()
+        .expect("a number");
+    assert!(open(&long(limit + 1)).is_err());
+    let path = long(limit);
+    let mut place = Place::new(&path);
+    let mut sink = place.open(&policy());
+    place.write(&mut sink, &"s".repeat(64), 700);
+    place.write(&mut sink, &"s".repeat(64), 10);
+    place.assert_complete(&"s".repeat(64));
+}

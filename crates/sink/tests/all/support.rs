@@ -10,10 +10,10 @@ use millpond_bus::ServiceCommit;
 use millpond_logfile::{
     Level, SegmentId, SegmentText, Source, list_segments, list_services, parse_line,
 };
-use millpond_sink::{BackendChoice, Policy, SealPolicy, Sink};
+use millpond_sink::{BackendChoice, Cut, Policy, SealPolicy, Sink};
 
 pub(crate) const SEGMENT: u64 = 64 << 10;
-const OWNER: &str = "test";
+pub(crate) const OWNER: &str = "test";
 /// Only a test that hangs gets here.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -66,17 +66,26 @@ impl Place {
     }
 
     pub(crate) fn open(&self, policy: &Policy) -> Sink {
+        self.open_as(OWNER, policy).0
+    }
+
+    /// With what was cut, and what was kept.
+    pub(crate) fn open_as(&self, owner: &str, policy: &Policy) -> (Sink, Vec<Cut>) {
         let committed: Vec<ServiceCommit> = self.committed.values().cloned().collect();
-        let (sink, _) = Sink::open(
-            &self.dir,
-            policy.clone(),
-            OWNER,
-            &committed,
-            self.now_ns,
-            || {},
-        )
-        .expect("a sink");
-        sink
+        let policy = policy.clone();
+        Sink::open(&self.dir, policy, owner, &committed, self.now_ns, || {}).expect("a sink")
+    }
+
+    /// Everything that is in the files of the services, by file.
+    pub(crate) fn texts(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let mut texts = BTreeMap::new();
+        for service in services(&self.dir) {
+            let dir = self.service_dir(&service);
+            for id in self.segments(&service) {
+                texts.insert(id.log_path(&dir), text_of(&dir, id));
+            }
+        }
+        texts
     }
 
     pub(crate) fn commit(&mut self, services: Vec<ServiceCommit>) {
