@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use millpond_logfile::{LineError, ParsedLine, SegmentText, list_segments, parse_line};
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
@@ -47,7 +48,7 @@ pub(crate) fn each_line(
 }
 
 /// The numbers that the lines of one source carry.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Numbers {
     pub(crate) lines: u64,
     first: Option<u64>,
@@ -72,6 +73,31 @@ impl Numbers {
             }
             None => self.again += 1,
         }
+    }
+
+    /// Goes on with what the same reader saw later.
+    pub(crate) fn join(&mut self, later: &Numbers) {
+        let Some(first) = later.first else {
+            return;
+        };
+        if self.first.is_none() {
+            *self = *later;
+            return;
+        }
+        self.lines += later.lines;
+        self.missing += later.missing + first.saturating_sub(self.next);
+        self.again += later.again + self.next.min(later.next).saturating_sub(first);
+        self.next = self.next.max(later.next);
+    }
+
+    /// Whether this number came, and none behind it.
+    pub(crate) fn is_last(&self, number: u64) -> bool {
+        self.next == number + 1
+    }
+
+    /// Of 0 to `count - 1`, how many are not there; more than those may be.
+    pub(crate) fn lacks_of(&self, count: u64) -> u64 {
+        self.missing + self.first.unwrap_or(0) + count.saturating_sub(self.next)
     }
 
     /// Whether 0 to `count - 1` are there, once each and in order.
@@ -159,6 +185,22 @@ mod tests {
         assert!(!numbers(&[1, 2]).are_all_of(2));
         assert_eq!(numbers(&[0, 3]).missing, 2);
         assert_eq!(numbers(&[0, 1, 1, 2]).again, 1);
+        assert_eq!(numbers(&[2, 3, 5]).lacks_of(8), 2 + 1 + 2);
+    }
+
+    #[test]
+    fn what_is_seen_in_parts_is_what_is_seen_at_once() {
+        let numbers = |list: &[u64]| {
+            let mut numbers = Numbers::default();
+            list.iter().for_each(|&number| numbers.add(number));
+            numbers
+        };
+        let mut joined = numbers(&[0, 1, 3]);
+        joined.join(&Numbers::default());
+        joined.join(&numbers(&[5, 6]));
+        assert_eq!(joined, numbers(&[0, 1, 3, 5, 6]));
+        joined.join(&numbers(&[6, 7]));
+        assert_eq!((joined.again, joined.lacks_of(8)), (1, 2));
     }
 
     #[test]

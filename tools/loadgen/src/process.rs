@@ -11,6 +11,7 @@ use std::str::FromStr;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -148,6 +149,32 @@ impl Process {
         Ok(serde_json::from_value(value)?)
     }
 
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<(), Error> {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| Error::new(format!("{} has no process id", self.role)))?;
+        Ok(kill_process(pid, signal).map_err(std::io::Error::from)?)
+    }
+
+    /// Lines that it has said and nobody has heard yet. Does not wait.
+    pub(crate) fn said(&self) -> Vec<String> {
+        self.lines.try_iter().collect()
+    }
+
+    /// Whether it has ended, however.
+    pub(crate) fn has_ended(&mut self) -> Result<bool, Error> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
+    /// SIGKILL, where it has not ended yet; returns when it is gone, with what it had said until then and nobody had
+    /// heard.
+    pub(crate) fn kill(&mut self) -> Result<Vec<String>, Error> {
+        self.child.kill()?;
+        self.child.wait()?;
+        // Ends with the pipe.
+        Ok(self.lines.iter().collect())
+    }
+
     /// Waits for the last line, and for the end.
     pub(crate) fn result<T: DeserializeOwned>(mut self, limit: Duration) -> Result<T, Error> {
         let result = self.hear(limit)?;
@@ -208,6 +235,19 @@ impl Talk {
         }
     }
 
+    /// Lines as they come, without waiting for them here; the other side is gone where there are no more.
+    pub(crate) fn all_lines(&self) -> Receiver<String> {
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || {
+            while let Ok(line) = Talk.hear() {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        receiver
+    }
+
     /// Tells of the next line, or of the end of them, without waiting for it here.
     pub(crate) fn next_line(&self) -> Receiver<()> {
         let (sender, receiver) = mpsc::channel();
@@ -253,10 +293,18 @@ fn play(name: &str, arguments: &Arguments<'_>, talk: &Talk) -> Result<(), Error>
         "debater" => crate::debate::debater_role(arguments, talk),
         "member" => crate::debate::member_role(arguments, talk),
         "sleeper" => crate::debate::sleeper_role(arguments, talk),
+        "crash-publisher" => crate::crash::publisher_role(arguments, talk),
+        "crash-ticker" => crate::crash::ticker_role(arguments, talk),
+        "crash-subscriber" => crate::crash::subscriber_role(arguments, talk),
+        "disk-publisher" => crate::disk_load::publisher_role(arguments, talk),
         "day-publisher" => crate::day::publisher_role(arguments, talk),
         "runaway-publisher" => crate::runaway::publisher_role(arguments, talk),
         "rotation-publisher" => crate::rotation::publisher_role(arguments, talk),
         "rotation-follower" => crate::rotation::follower_role(arguments, talk),
+        "soak-daemon" => crate::soak::daemon_role(arguments, talk),
+        "soak-publisher" => crate::soak::publisher_role(arguments, talk),
+        "soak-subscriber" => crate::soak::subscriber_role(arguments, talk),
+        "soak-follower" => crate::soak::follower_role(arguments, talk),
         "measured" => crate::measured::measured_role(arguments, talk),
         "sqlite-ask" => crate::week::sqlite_ask_role(arguments),
         "on-terminal" => crate::terminal::on_terminal_role(arguments),

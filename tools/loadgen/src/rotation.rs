@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use millpond_bus::{Bus, Guarantee, Publisher, Topic};
-use millpond_logfile::{CURRENT_LINK, CommittedEnd, Cursor, Followed, Follower, list_segments};
+use millpond_logfile::{CURRENT_LINK, Cursor, Followed, Follower, list_segments};
 use serde::{Deserialize, Serialize};
 
 use crate::criteria::{Criterion, LogAccount, balance_criterion};
@@ -31,7 +31,7 @@ use crate::day::Line;
 use crate::error::{Error, no_such_phase};
 use crate::files::Numbers;
 use crate::process::{Arguments, Host, Process, Talk};
-use crate::stage::{Keeping, LOSSLESS, Stage, log_account, rules_with, temporary};
+use crate::stage::{Keeping, LOSSLESS, Stage, committed_ends, log_account, rules_with, temporary};
 use crate::text;
 
 const SERVICES: [&str; 2] = ["db", "web"];
@@ -438,18 +438,7 @@ pub(crate) fn follower_role(arguments: &Arguments<'_>, talk: &Talk) -> Result<()
         let patience = Instant::now();
         while seen.lines < wanted && patience.elapsed() < ROUND_LIMIT / 2 {
             let commits = bus.commits();
-            let ends: BTreeMap<String, CommittedEnd> = bus
-                .committed_services()
-                .into_iter()
-                .map(|commit| {
-                    let end = CommittedEnd {
-                        segment_id: commit.segment_id,
-                        length_bytes: commit.length_bytes,
-                        segments: commit.segments,
-                    };
-                    (commit.name, end)
-                })
-                .collect();
+            let ends = committed_ends(&bus);
             let report = follower.read(&|service| ends.get(service).copied(), &mut |found| {
                 match found {
                     Followed::Line { hit, .. } => {

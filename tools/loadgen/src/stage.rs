@@ -1,11 +1,13 @@
 //! Where a scenario plays: a bus of its own, a consumer in a process of its own, a place for its logs.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use millpond_bus::{Bus, BusOptions, Class, Overflow, Rule, RuleTable, SourceStats, Stats};
-use millpond_daemon::{Daemon, Policy, ServicePolicy};
+use millpond_daemon::{BackendChoice, Daemon, Policy, ServicePolicy, SyncPolicy};
+use millpond_logfile::CommittedEnd;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tempfile::TempDir;
@@ -38,6 +40,7 @@ pub(crate) struct Stage {
     pub(crate) bus: Bus,
     consumer: Option<Process>,
     logs_dir: PathBuf,
+    keeping: String,
     _logs: Option<TempDir>,
 }
 
@@ -52,10 +55,14 @@ pub(crate) struct Keeping {
     pub(crate) generations: Option<u32>,
     /// A service that pays first when it is over so many bytes.
     pub(crate) quota: Option<(String, u64)>,
+    /// How often text is forced to the disk, in ms; 0: always.
+    pub(crate) sync_interval_ms: Option<u64>,
+    /// Without io_uring.
+    pub(crate) plain: bool,
 }
 
 impl Keeping {
-    fn policy(&self) -> Policy {
+    pub(crate) fn policy(&self) -> Policy {
         let mut policy = Policy {
             // What is counted here must not depend on how full the disk of this host is.
             keep_free_bytes: Some(0),
@@ -70,6 +77,15 @@ impl Keeping {
         }
         if let Some(bytes) = self.total_bytes {
             policy.total_bytes_limit = Some(bytes).filter(|&bytes| bytes > 0);
+        }
+        if let Some(interval_ms) = self.sync_interval_ms {
+            policy.sync = match interval_ms {
+                0 => SyncPolicy::Always,
+                _ => SyncPolicy::Interval(Duration::from_millis(interval_ms)),
+            };
+        }
+        if self.plain {
+            policy.backend = BackendChoice::Pwrite;
         }
         if let Some((service, bytes)) = &self.quota {
             let quota = ServicePolicy {
@@ -121,16 +137,33 @@ impl Stage {
             bus,
             consumer: None,
             logs_dir: logs_dir.to_owned(),
+            keeping: serde_json::to_string(keeping)?,
             _logs: None,
         };
         // Started after the stage is there: what fails from here on is cleaned up.
-        let logs_dir = stage.logs_dir.display();
-        let keeping = serde_json::to_string(keeping)?;
-        let arguments: [(&str, &dyn std::fmt::Display); 3] =
-            [("bus", &name), ("logs", &logs_dir), ("keeping", &keeping)];
-        let consumer = host.start("daemon", &arguments)?;
-        stage.consumer = Some(consumer);
+        stage.start_consumer(host)?;
         Ok(stage)
+    }
+
+    /// A consumer process, ready: the first one, or one for another that was killed.
+    pub(crate) fn start_consumer(&mut self, host: &Host) -> Result<(), Error> {
+        let (name, logs_dir) = (self.bus.name(), self.logs_dir.display());
+        let arguments: [(&str, &dyn std::fmt::Display); 3] = [
+            ("bus", &name),
+            ("logs", &logs_dir),
+            ("keeping", &self.keeping),
+        ];
+        let consumer = host.start("daemon", &arguments)?;
+        self.consumer = Some(consumer);
+        Ok(())
+    }
+
+    /// SIGKILL; returns when the consumer is gone.
+    pub(crate) fn kill_consumer(&mut self) -> Result<(), Error> {
+        match self.consumer.take() {
+            Some(mut consumer) => consumer.kill().map(drop),
+            None => Ok(()),
+        }
     }
 
     /// Has the consumer's process answer `/healthz`; on which port.
@@ -195,6 +228,21 @@ impl Drop for Stage {
         // What cannot be removed now is reported by `millpond doctor` later.
         let _ = self.bus.remove();
     }
+}
+
+/// How far the log of each service may be read.
+pub(crate) fn committed_ends(bus: &Bus) -> BTreeMap<String, CommittedEnd> {
+    let services = bus.committed_services().into_iter();
+    services
+        .map(|commit| {
+            let end = CommittedEnd {
+                segment_id: commit.segment_id,
+                length_bytes: commit.length_bytes,
+                segments: commit.segments,
+            };
+            (commit.name, end)
+        })
+        .collect()
 }
 
 /// The default rules with these before them, and without the defaults of the same patterns.

@@ -66,7 +66,8 @@ impl Watch {
     }
 }
 
-fn status_bytes(status: &str, key: &str) -> u64 {
+/// A size in the text of `/proc/PID/status`, 0 where it is not there.
+pub(crate) fn status_bytes(status: &str, key: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix(key));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kib.unwrap_or_default() << 10
