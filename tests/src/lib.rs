@@ -8,6 +8,11 @@ use millpond_bus::{BusOptions, Class, Overflow, Rule, RuleTable};
 use millpond_derive::Event;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+pub mod fuzz_targets;
+mod mutator;
+
+pub use self::mutator::Mutator;
+
 /// Ends the whole process when it has not been dropped in time: a hang becomes a failure.
 pub struct Watchdog {
     _alive: Sender<()>,
@@ -69,6 +74,56 @@ impl Arguments {
     /// A text, if given.
     pub fn optional(&self, key: &str) -> Option<&str> {
         self.0.get(key).map(String::as_str)
+    }
+}
+
+/// Kills this process with SIGKILL when it passes the label `kill_at=LABEL` for the `kill_after=N`-th time (1 where it is
+/// not said), where the arguments say so.
+///
+/// # Panics
+/// Where they do and this was built without the feature `kill-points`.
+pub fn arm(arguments: &Arguments) {
+    let Some(label) = arguments.optional("kill_at") else {
+        return;
+    };
+    #[cfg(feature = "kill-points")]
+    victim::arm(label, arguments.number("kill_after").unwrap_or(1));
+    #[cfg(not(feature = "kill-points"))]
+    panic!("kill_at={label}: built without the feature kill-points");
+}
+
+#[cfg(feature = "kill-points")]
+mod victim {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    static PLAN: OnceLock<(String, u64)> = OnceLock::new();
+    static PASSED: AtomicU64 = AtomicU64::new(0);
+
+    pub(crate) fn arm(label: &str, after: u64) {
+        let is_known = millpond_kill_points::LABELS.contains(&label);
+        assert!(is_known, "kill_at={label}: there is no such label");
+        let is_first = PLAN.set((label.to_owned(), after)).is_ok();
+        assert!(
+            is_first && millpond_kill_points::set_hook(passed),
+            "armed twice"
+        );
+    }
+
+    fn passed(label: &'static str) {
+        let Some((wanted, after)) = PLAN.get() else {
+            return;
+        };
+        // ORDERING: Relaxed; a count that says only itself.
+        if label == wanted && PASSED.fetch_add(1, Ordering::Relaxed) + 1 >= *after {
+            // A process may always kill itself.
+            let _ = kill_process(getpid(), Signal::KILL);
+            loop {
+                std::thread::park();
+            }
+        }
     }
 }
 

@@ -14,6 +14,8 @@
 //! `post` replies; `brief`: with a publisher of its own for each event.
 //!
 //! `peer role=sample bus=B rules=R`: publishes an event of fixed layout.
+//!
+//! With `kill_at=LABEL [kill_after=N]` it is killed there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -26,7 +28,7 @@ use millpond_bus::{
     Batch, Bus, Dropped, Event, Guarantee, Lagged, Level, OwnedEvent, Publisher, Since,
     SubscribeOptions, Subscriber, Subscription, Topic,
 };
-use millpond_tests::{Arguments, GpuSample, Watchdog, options, setting};
+use millpond_tests::{Arguments, GpuSample, Watchdog, arm, options, setting};
 use serde_json::{Value, json};
 
 type Failure = Box<dyn std::error::Error>;
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         + 2 * setting("MILLPOND_TEST_SECONDS", 2)
         + setting("MILLPOND_TEST_ROUNDS", 0) / 50;
     let arguments = Arguments::read();
+    arm(&arguments);
     let role = arguments.text("role");
     let _watchdog = Watchdog::start(&format!("peer {role}"), Duration::from_secs(limit));
     let outcome = match role {
@@ -68,6 +71,8 @@ fn main() -> ExitCode {
 }
 
 fn attach(arguments: &Arguments) -> Result<Bus, Failure> {
+    // As the command does.
+    millpond_bus::guard_truncated_objects()?;
     Ok(Bus::attach(
         arguments.text("bus"),
         &options(arguments.text("rules")),

@@ -2,7 +2,8 @@
 //! each line of a log identifies itself.
 //!
 //! `publisher bus=B label=L event=NAME rules=block|drop size=BYTES [count=N] [seconds=N] [batch=N]
-//! [oversize_every=N] [repeat=N] [flush=written|durable]`
+//! [rate=PER_SECOND] [oversize_every=N] [repeat=N] [flush=written|durable] [wait=0] [group=ID]
+//! [kill_at=LABEL] [kill_after=N]`
 //!
 //! With `repeat`, each payload comes so often in a row, and the number in it is that of the payload.
 //!
@@ -15,8 +16,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use millpond_bus::{Bus, Guarantee, Level, PublishError};
-use millpond_tests::{Arguments, Watchdog, options, setting};
+use millpond_bus::{Bus, BusOptions, Guarantee, Level, PublishError};
+use millpond_tests::{Arguments, Watchdog, arm, options, setting};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -67,8 +68,17 @@ impl Payloads {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
+    arm(arguments);
+    // As the command does.
+    millpond_bus::guard_truncated_objects()?;
     let label = arguments.text("label");
-    let bus = Bus::attach(arguments.text("bus"), &options(arguments.text("rules")))?;
+    let bus = Bus::attach(
+        arguments.text("bus"),
+        &BusOptions {
+            group_id: arguments.number("group").map(|group| group as u32),
+            ..options(arguments.text("rules"))
+        },
+    )?;
     let mut publisher = bus.publisher(label)?;
     let topic = publisher.topic(arguments.text("event"))?;
     let stop = Arc::new(AtomicBool::new(false));
@@ -93,7 +103,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         repeat: arguments.number("repeat").unwrap_or(1),
         sequence: 0,
     };
-    let mut said = Instant::now();
+    let rate = arguments.number("rate");
+    let start = Instant::now();
+    let mut said = start;
     println!("committed 0");
     while payloads.sequence < count {
         if payloads.sequence.is_multiple_of(64) || batch > 0 {
@@ -101,6 +113,11 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             let over = end.is_some_and(|end| Instant::now() >= end);
             if over || stop.load(Ordering::Relaxed) {
                 break;
+            }
+            if let Some(rate) = rate {
+                let due_ns = payloads.sequence.saturating_mul(1_000_000_000) / rate.max(1);
+                let due = start + Duration::from_nanos(due_ns);
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
             }
             if said.elapsed() > Duration::from_millis(5) {
                 said = Instant::now();
@@ -123,7 +140,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Some("durable") => Guarantee::Durable,
         _ => Guarantee::Written,
     };
-    let flushed = match publisher.flush(guarantee, None) {
+    // Not where no consumer writes.
+    let timeout = (arguments.number("wait") == Some(0)).then_some(Duration::ZERO);
+    let flushed = match publisher.flush(guarantee, timeout) {
         Ok(()) => "done".to_owned(),
         Err(error) => format!("{error:?}").replace(' ', "_"),
     };

@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use millpond_tests::Watchdog;
+use millpond_tests::{Watchdog, setting};
 
 fn main() -> ExitCode {
-    let _watchdog = Watchdog::start("a process of a scenario", Duration::from_secs(300));
+    let limit = 300 + 2 * setting("MILLPOND_TEST_KILLS", 5);
+    let _watchdog = Watchdog::start("a process of a scenario", Duration::from_secs(limit));
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match millpond_loadgen::role(&arguments) {
         Some(Ok(())) => ExitCode::SUCCESS,

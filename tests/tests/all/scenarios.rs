@@ -4,7 +4,9 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use millpond_loadgen::{Criterion, Host, debate, last_value, selective_wake, tower_start};
-use millpond_tests::Watchdog;
+use millpond_tests::{Watchdog, setting};
+
+use crate::support::turn;
 
 pub(crate) fn host() -> Option<Host> {
     Some(Host::new(env!("CARGO_BIN_EXE_scenario_role"), &[]))
@@ -16,7 +18,9 @@ pub(crate) fn check<R: Display>(
     run: impl FnOnce(&mut dyn FnMut(&str)) -> Result<R, millpond_loadgen::Error>,
     criteria: impl FnOnce(&R) -> &[Criterion],
 ) {
-    let _watchdog = Watchdog::start(scenario, Duration::from_secs(180));
+    let _turn = turn();
+    let limit = 180 + 2 * setting("MILLPOND_TEST_KILLS", 5);
+    let _watchdog = Watchdog::start(scenario, Duration::from_secs(limit));
     let report = match run(&mut |what| eprintln!("{what}")) {
         Ok(report) => report,
         Err(error) => panic!("{scenario}: {error}"),

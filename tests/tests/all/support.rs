@@ -1,7 +1,7 @@
 //! Buses, processes and log files of a test, cleaned up however it ends.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,6 +15,11 @@ use millpond_tests::{Watchdog, options, setting};
 
 /// Loads of several processes take turns: two at once would only measure the scheduler.
 static TURN: Mutex<()> = Mutex::new(());
+
+/// Waits until no other test of this kind runs.
+pub(crate) fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 static BUSES: AtomicU32 = AtomicU32::new(0);
 
 /// A bus and a log directory of one test, removed at its end. Processes are declared after it, so they end first.
@@ -41,13 +46,19 @@ pub(crate) fn outcomes_of(mut publishers: Vec<Process>) -> BTreeMap<String, Publ
 
 impl Place {
     pub(crate) fn new(what: &str, rules: &'static str) -> Self {
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::after(what, rules, |_| {})
+    }
+
+    /// The same on a bus that `first`, which is told its name, has touched before.
+    pub(crate) fn after(what: &str, rules: &'static str, first: impl FnOnce(&str)) -> Self {
+        let turn = turn();
         let limit = 120
             + 4 * setting("MILLPOND_TEST_KILLS", 5)
             + 2 * setting("MILLPOND_TEST_SECONDS", 2)
             + setting("MILLPOND_TEST_ROUNDS", 0) / 50;
         let watchdog = Watchdog::start(what, Duration::from_secs(limit));
         let name = fresh_name();
+        first(&name);
         let bus = Bus::attach(&name, &options(rules)).expect("a new bus");
         let dir = tempfile::tempdir().expect("a directory");
         Place {
@@ -74,6 +85,11 @@ impl Place {
 
     /// A daemon that may refuse.
     pub(crate) fn start_daemon(&self, backend: &str, more: &[&str]) -> Process {
+        let arguments = self.daemon_arguments(backend, more);
+        Process::start(env!("CARGO_BIN_EXE_victim_daemon"), &arguments)
+    }
+
+    pub(crate) fn daemon_arguments(&self, backend: &str, more: &[&str]) -> Vec<String> {
         let mut arguments = vec![
             format!("bus={}", self.name),
             format!("logs={}", self.logs().display()),
@@ -81,10 +97,20 @@ impl Place {
             format!("backend={backend}"),
         ];
         arguments.extend(more.iter().map(|&text| text.to_owned()));
-        Process::start(env!("CARGO_BIN_EXE_victim_daemon"), &arguments)
+        arguments
     }
 
     pub(crate) fn publisher(&self, label: &str, event: &str, more: &[&str]) -> Process {
+        let arguments = self.publisher_arguments(label, event, more);
+        Process::start(env!("CARGO_BIN_EXE_publisher"), &arguments)
+    }
+
+    pub(crate) fn publisher_arguments(
+        &self,
+        label: &str,
+        event: &str,
+        more: &[&str],
+    ) -> Vec<String> {
         let mut arguments = vec![
             format!("bus={}", self.name),
             format!("label={label}"),
@@ -92,7 +118,7 @@ impl Place {
             format!("rules={}", self.rules),
         ];
         arguments.extend(more.iter().map(|&text| text.to_owned()));
-        Process::start(env!("CARGO_BIN_EXE_publisher"), &arguments)
+        arguments
     }
 
     /// Four publishers `p0` to `p3`, two per service; odd ones publish in batches.
@@ -214,6 +240,12 @@ impl Process {
         self.child.wait().expect("wait");
         self.join_reader();
         self.lines()
+    }
+
+    /// A line to its stdin.
+    pub(crate) fn say(&mut self, line: &str) {
+        let stdin = self.child.stdin.as_mut().expect("not let go");
+        writeln!(stdin, "{line}").expect("it reads");
     }
 
     pub(crate) fn let_go(&mut self) {
@@ -346,6 +378,8 @@ pub(crate) struct Found {
     /// Repeats by source, and lines that were suppressed, as lines tell them.
     pub(crate) repeats: BTreeMap<String, u64>,
     pub(crate) suppressed: u64,
+    /// Lines that tell of files which somebody has removed.
+    pub(crate) removed: Vec<String>,
     /// What is not as it must be.
     pub(crate) wrong: Vec<String>,
 }
@@ -418,6 +452,7 @@ impl Found {
                 *self.repeats.entry(source).or_default() += count;
             }
             Some(Told::Suppressed { count, .. }) => self.suppressed += count,
+            None if message.starts_with("removed ") => self.removed.push(message.to_owned()),
             None => self.note_gap(message),
         }
     }

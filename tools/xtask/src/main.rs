@@ -1,13 +1,35 @@
-//! `cargo xtask ci`: everything that must hold before a change lands. `cargo xtask loom`: the models alone.
-//! `cargo xtask bench`: the benchmarks of `docs/benchmarks/`.
+//! What is run over the repository: `cargo xtask` says what there is, `cargo xtask fuzz --help` what takes arguments.
+//!
+//! What needs tools that not every machine has says where it is skipped, and is no failure there.
 
 #![forbid(unsafe_code)]
 
-use std::path::Path;
+mod fuzz;
+mod sanitize;
+
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 const TEST_SEED: &str = "MILLPOND_TEST_SEED";
+
+/// At most 80 columns.
+const HELP: &str = "\
+usage: cargo xtask COMMAND
+
+  ci        everything that must hold before a change lands: format, clippy,
+            tests, examples, models, documentation, tiny benches; then Miri and
+            cargo deny, where they are installed
+  loom      the models alone
+  bench     the benchmarks of docs/benchmarks
+  soak      a long run of load and faults: --minutes N, --seed S, --out DIR
+  fuzz      libFuzzer around every reader of bytes: cargo xtask fuzz --help
+  sanitize  unit tests of bus and logfile under AddressSanitizer, and under
+            ThreadSanitizer where nightly has the sources of the standard
+            library (rustup component add rust-src --toolchain nightly)
+
+Random tests start from MILLPOND_TEST_SEED, which a failing run prints.
+";
 
 /// One command of a run.
 struct Task {
@@ -44,6 +66,21 @@ const TEST_TOKIO: Task = cargo(
     "tests, feature tokio",
     &["test", "--package", "millpond", "--features", "tokio"],
 );
+/// Processes that die at each labelled point of the product: the labels are compiled in for this alone.
+const TEST_KILL_POINTS: Task = cargo(
+    "tests, feature kill-points",
+    &[
+        "test",
+        "--package",
+        "millpond-tests",
+        "--features",
+        "kill-points",
+        "--test",
+        "all",
+        "--",
+        "kill_points",
+    ],
+);
 const DOCS: Task = Task {
     what: "documentation",
     program: "cargo",
@@ -71,6 +108,17 @@ const BENCHES_TINY: Task = Task {
     args: &["bench", "--package", "millpond-benches", "--", "--test"],
     environment: &[("MILLPOND_BENCH_TINY", "1")],
 };
+/// Further arguments are those of the program.
+const SOAK: &[&str] = &[
+    "run",
+    "--quiet",
+    "--release",
+    "--package",
+    "millpond-loadgen",
+    "--bin",
+    "soak",
+    "--",
+];
 const BENCHES: Task = cargo("benches", &["bench", "--package", "millpond-benches"]);
 
 /// Runs without arguments, as a reader would.
@@ -83,6 +131,7 @@ const CI: &[Task] = &[
     CLIPPY,
     TEST,
     TEST_TOKIO,
+    TEST_KILL_POINTS,
     example(&[
         "run",
         "-q",
@@ -115,13 +164,35 @@ const CI: &[Task] = &[
 ];
 
 fn main() -> ExitCode {
-    let name = std::env::args().nth(1).unwrap_or_default();
+    let mut arguments = std::env::args().skip(1);
+    let name = arguments.next().unwrap_or_default();
+    let arguments: Vec<String> = arguments.collect();
+    let wants_help = matches!(arguments.first().map(String::as_str), Some("--help" | "-h"));
+    // The soak has a help of its own.
+    if wants_help && name != "soak" {
+        print!(
+            "{}",
+            if name == "fuzz" {
+                fuzz::help()
+            } else {
+                HELP.to_owned()
+            }
+        );
+        return ExitCode::SUCCESS;
+    }
     let tasks: &[Task] = match name.as_str() {
         "ci" => CI,
         "loom" => &[LOOM],
         "bench" => &[BENCHES],
+        "soak" => return soak(),
+        "fuzz" => return fuzz::run(&arguments),
+        "sanitize" => return code(sanitize::run()),
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
         _ => {
-            eprintln!("usage: cargo xtask ci | loom | bench");
+            eprint!("{HELP}");
             return ExitCode::from(2);
         }
     };
@@ -136,8 +207,58 @@ fn main() -> ExitCode {
     }
     if name == "ci" {
         say_about_miri();
+        return code(check_supplies());
     }
     ExitCode::SUCCESS
+}
+
+/// Ends as the program does, and in the directory it was called from: it may be given a relative one.
+fn soak() -> ExitCode {
+    let status = Command::new("cargo")
+        .args(SOAK)
+        .args(std::env::args().skip(2))
+        .status();
+    match status {
+        Ok(status) if status.success() => ExitCode::SUCCESS,
+        Ok(status) => ExitCode::from(status.code().map_or(1, |code| code.clamp(1, 255) as u8)),
+        Err(error) => {
+            eprintln!("cargo cannot be started: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn code(passed: bool) -> ExitCode {
+    match passed {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
+/// The root of the workspace.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn has_nightly() -> bool {
+    let version = Command::new("rustc")
+        .args(["+nightly", "--version"])
+        .output();
+    version.is_ok_and(|output| output.status.success())
+}
+
+/// Licences, duplicates and registries, by `deny.toml`: where cargo-deny is there, it must pass.
+fn check_supplies() -> bool {
+    let deny = Command::new("cargo").args(["deny", "--version"]).output();
+    if !deny.is_ok_and(|output| output.status.success()) {
+        eprintln!("== cargo deny: skipped: not installed (`cargo install cargo-deny --locked`)");
+        return true;
+    }
+    let task = cargo(
+        "licences, duplicates and registries",
+        &["deny", "check", "licenses", "bans", "sources"],
+    );
+    run(&task, None)
 }
 
 /// What random tests start from: as given, else from the commit, so that a commit that passed here
@@ -158,14 +279,13 @@ fn seed() -> Option<String> {
 
 fn run(task: &Task, seed: Option<&str>) -> bool {
     eprintln!("== {}: {} {}", task.what, task.program, task.args.join(" "));
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let started = Instant::now();
     let mut command = Command::new(task.program);
     command
         .args(task.args)
         .envs(task.environment.iter().copied())
         .envs(seed.map(|seed| (TEST_SEED, seed)))
-        .current_dir(root);
+        .current_dir(root());
     let passed = match command.status() {
         Ok(status) => status.success(),
         Err(error) => {
