@@ -105,7 +105,7 @@ impl Settings {
         };
         let nothing = DaemonFlags::default();
         let flags = match &cli.command {
-            Command::Daemon(flags) => flags,
+            Command::Daemon(flags) => &flags.daemon,
             Command::Config(flags) => &flags.daemon,
             _ => &nothing,
         };

@@ -120,7 +120,7 @@ impl File {
         Self::parse(&text, path)
     }
 
-    fn parse(text: &str, path: &Path) -> Result<Self, Failure> {
+    pub(crate) fn parse(text: &str, path: &Path) -> Result<Self, Failure> {
         toml::from_str(text).map_err(|error| {
             let message = error.to_string();
             let hint = suggestion(&message).unwrap_or_default();

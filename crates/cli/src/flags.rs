@@ -67,8 +67,8 @@ pub(crate) enum Color {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the consumer in the foreground: drain the bus, write the logs
-    #[command(after_help = concat!("Examples:\n  millpond daemon\n  millpond daemon --bus test --logs /tmp/logs --sync always\n\nPrints one line when it is ready. SIGTERM and SIGINT stop it after everything is written; SIGUSR1 starts new segments, SIGHUP reads the rules of the configuration file again.\n\nExit codes: 0 stopped in order, 2 error."))]
-    Daemon(DaemonFlags),
+    #[command(after_help = concat!("Examples:\n  millpond daemon\n  millpond daemon --bus test --logs /tmp/logs --sync always\n  millpond daemon --drain              # write what dead publishers left, and end\n\nPrints one line when it is ready. SIGTERM and SIGINT stop it after everything is written; SIGUSR1 starts new segments, SIGHUP reads the rules of the configuration file again.\n\nExit codes: 0 stopped in order, 2 error."))]
+    Daemon(RunFlags),
     /// Publish the lines of standard input to the log of a service
     #[command(after_help = concat!("Examples:\n  my-service 2>&1 | millpond pipe --service web\n  millpond pipe --service build --source make --tee < build.log\n  make 2>&1 | millpond pipe --service build --view terminal --tee\n\nReturns when every line is in the file. A line longer than 16 KiB, or than the rule allows, goes out in pieces. While there is no daemon, or it cannot write, it waits and says so; lines are dropped only where the rule says `drop-newest`. A level is found in the first 100 bytes of a line (`ERROR`, `[warn]`, `level=error`, `error:` ..), else it is info.\n\nExit codes: 0 all written, 1 some lines were dropped (says how many), 2 error (also: standard output could not be written). Durations: 50ms, 10s, 5m."))]
     Pipe(PipeFlags),
@@ -105,14 +105,23 @@ pub(crate) enum Command {
         /// Event name, such as data:users:created, or a pattern such as data:*
         name: String,
     },
-    /// Check kernel, limits, permissions and leftovers, and say what to do
-    #[command(after_help = concat!("Examples:\n  millpond doctor\n  millpond doctor --logs /srv/logs --json\n\nExit codes: 0 all well (warnings allowed), 1 something does not work, 2 error."))]
-    Doctor,
+    /// Check kernel, limits, daemon, logs and leftovers, and say what to do
+    #[command(after_help = concat!("Examples:\n  millpond doctor\n  millpond doctor --logs /srv/logs --json\n  millpond doctor --fix --dry-run\n  millpond doctor --fix\n\n`--fix` does what can lose nothing: it removes objects that nobody holds and that hold nothing, buses on which nobody lives and nothing waits, and files that were being made; it makes damaged indexes of closed segments anew, and mends `current.log`. What could lose something it leaves alone, and says which command does it.\n\nExit codes: 0 all well (warnings allowed), 1 something does not work, 2 error."))]
+    Doctor(DoctorFlags),
+    /// Show a bus as it lies in memory, event by event: of a daemon that hangs or is dead, too
+    #[command(after_help = concat!("Examples:\n  millpond dump\n  millpond dump --lane 1f --records 1000\n  millpond dump --lane 1f --raw > lost.txt\n  cp /dev/shm/millpond.default.* /tmp/crash/ && millpond dump --dir /tmp/crash --json\n\nReads copies, changes nothing, and needs nobody. Shows who holds what, which events the publishers committed and no consumer has taken, what was claimed and never committed, and what is damaged. Lanes are named by the number in the name of their object.\n\nExit codes: 0 shown, 1 no such bus (and nothing is printed, also with `--json`), 2 error or damage (the rest is shown)."))]
+    Dump(DumpFlags),
+    /// Remove the shared memory of buses on which nobody lives
+    #[command(after_help = concat!("Examples:\n  millpond gc --all --dry-run\n  millpond gc --bus test\n  millpond gc --all\n  millpond gc --bus test --discard\n\nWithout `--all`, the bus that `--bus` names. Only what belongs to this user. A bus is left alone while a daemon, a publisher, a subscriber or any process that has it mapped lives. One that still holds events which no consumer has taken is refused: `millpond daemon --drain` writes them first.\n\nExit codes: 0 removed (or would be), 1 nothing to remove, 2 error or refused."))]
+    Gc(GcFlags),
+    /// Check everything against everything: text, indexes, filters, seals, links, commit point, counts
+    #[command(after_help = concat!("Examples:\n  millpond verify\n  millpond verify --service web,db --since yesterday\n  millpond verify --json\n\nReads all the text there is, and changes nothing; works while a daemon writes. Each damaged place is named with file, byte, what is expected, what is found, and what to do.\n\nExit codes: 0 all well, 1 the directory holds no log, 2 error or damage."))]
+    Verify(VerifyFlags),
     /// Print every setting, with where it came from; or have the daemon read its rules again
     #[command(after_help = concat!("Examples:\n  millpond config\n  MILLPOND_BUS=test millpond config --json\n  millpond config reload\n\nPrecedence: flags, then environment, then the configuration file, then defaults.\n\nExit codes: 0 done, 2 error."))]
     Config(ConfigFlags),
-    /// Rebuild or verify the indexes of log files
-    #[command(after_help = concat!("Examples:\n  millpond index rebuild\n  millpond index verify --service web\n\nExit codes: 0 done and well, 1 no log there, 2 error or damage."))]
+    /// Rebuild the indexes of log files
+    #[command(after_help = concat!("Examples:\n  millpond index rebuild\n  millpond index rebuild --service web\n\nRefuses while a daemon writes there. `millpond verify` compares indexes with their text.\n\nExit codes: 0 done, 1 no log there, 2 error."))]
     Index {
         #[command(subcommand)]
         action: IndexAction,
@@ -127,7 +136,7 @@ pub(crate) enum Command {
     #[command(after_help = concat!("Examples:\n  millpond demo\n  millpond demo --lines 1000000 --remove\n\nExit codes: 0 all accounted for, 1 something was lost, 2 error."))]
     Demo(DemoFlags),
     /// Play a load from a real system beside what it replaced: counts are judged, times shown
-    #[command(after_help = concat!("Examples:\n  millpond replay tower-start --size ci\n  millpond replay tower-start --only 1000/s\n  millpond replay debate --only pair --json | jq .pair.asleep.p50_ns\n  millpond replay week --size 1GB,4GB,16GB --dir /var/tmp --corpus logs/\n\nScenario          ci   full     disk   memory  processes  phases, for --only\n  tower-start     6 s  6 min    -      1 GB    11         100/s, 1000/s, unpaced,\n                                                          sustained\n  last-value      2 s  2 min    -      100 MB  4          snapshot, persona\n  debate          5 s  1 min    -      100 MB  10         pair, meeting, sleep,\n                                                          baselines\n  selective-wake  2 s  20 s     -      100 MB  6          -\n  normal-day      3 s  2 min    2 GB   300 MB  6          -\n  runaway         6 s  3 min    250 MB 300 MB  5          same, different\n  rotation        5 s  1 min    10 MB  100 MB  7          -\n  ptys            5 s  1 min    10 GB  500 MB  26         -\n  week            15 s 10 min   7 GB   300 MB  4          -\n\nweek of N bytes of text takes N/3 of disk and 64 MiB for each service, up to\n4 GB of text 2 N more for SQLite; it says what is needed and left first.\n\nEach has a bus, a daemon and a log directory of its own, gone at the end:\n`--bus` and `--logs` change nothing.\n\nExit codes: 0 all counts are right, 1 some are not (see the report), 2 error."))]
+    #[command(after_help = concat!("Examples:\n  millpond replay tower-start --size ci\n  millpond replay tower-start --only 1000/s\n  millpond replay debate --only pair --json | jq .pair.asleep.p50_ns\n  millpond replay week --size 1GB,4GB,16GB --dir /var/tmp --corpus logs/\n\nScenario          ci   full     disk   memory  processes  phases, for --only\n  tower-start     6 s  6 min    -      1 GB    11         100/s, 1000/s, unpaced,\n                                                          sustained\n  last-value      2 s  2 min    -      100 MB  4          snapshot, persona\n  debate          5 s  1 min    -      100 MB  10         pair, meeting, sleep,\n                                                          baselines\n  selective-wake  2 s  20 s     -      100 MB  6          -\n  normal-day      3 s  2 min    2 GB   300 MB  6          -\n  runaway         6 s  3 min    250 MB 300 MB  5          same, different\n  rotation        5 s  1 min    10 MB  100 MB  7          -\n  crash           5 s  1 min    100 MB 100 MB  11         -\n  frozen-disk     10 s 2 min    100 MB 100 MB  6          -\n  full-disk       11 s 2 min    -      400 MB  6          -\n  power-cut       4 s  1 min    150 MB 200 MB  3          simulated\n  ptys            5 s  1 min    10 GB  500 MB  26         -\n  week            15 s 10 min   7 GB   300 MB  4          -\n\nweek of N bytes of text takes N/3 of disk and 64 MiB for each service, up to\n4 GB of text 2 N more for SQLite; it says what is needed and left first.\n\nfrozen-disk needs root and /dev/fuse, full-disk needs root: without, they end with\n2. power-cut takes a disk that is simulated where it may not mount one, and says\nso. crash needs neither.\n\nEach has a bus, a daemon and a log directory of its own, gone at the end:\n`--bus` and `--logs` change nothing.\n\nExit codes: 0 all counts are right, 1 some are not (see the report), 2 error."))]
     Replay(ReplayFlags),
     /// Print a completion script for a shell
     #[command(after_help = concat!("Examples:\n  millpond completions bash > ~/.local/share/bash-completion/completions/millpond"))]
@@ -198,6 +207,74 @@ pub(crate) struct DaemonFlags {
     /// Lanes of a new bus, at most 1024 [default: 1024]
     #[arg(long, value_name = "COUNT")]
     pub(crate) lanes: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunFlags {
+    #[command(flatten)]
+    pub(crate) daemon: DaemonFlags,
+    /// End when everything is written that waits in shared memory now: after a crash, before `gc`
+    #[arg(long)]
+    pub(crate) drain: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorFlags {
+    /// Do what can lose nothing, and say each thing
+    #[arg(long)]
+    pub(crate) fix: bool,
+    /// Say what `--fix` would do, and do nothing
+    #[arg(long, requires = "fix")]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DumpFlags {
+    /// Only the lane with this number, as its object is named (hexadecimal)
+    #[arg(long, value_name = "N", value_parser = parse_epoch)]
+    pub(crate) lane: Option<u64>,
+    /// At most this many records of each lane, and of each outbox that is asked for; 0: none
+    #[arg(long, value_name = "N", default_value = "10")]
+    pub(crate) records: u64,
+    /// The payloads of all events of the lane that no consumer has taken, and nothing else; of a rule with a service a
+    /// newline behind each
+    #[arg(long, requires = "lane", conflicts_with = "json")]
+    pub(crate) raw: bool,
+    /// Directory of the objects: copies from another host, say [default: /dev/shm]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+fn parse_epoch(text: &str) -> Result<u64, String> {
+    u64::from_str_radix(text, 16).map_err(|_| {
+        format!("{text:?} is no number of a lane: the end of the name of its object, such as 1f")
+    })
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GcFlags {
+    /// Every bus of this user
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Also buses with events that no consumer has taken: they are lost
+    #[arg(long)]
+    pub(crate) discard: bool,
+    /// Say what would be removed, and remove nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyFlags {
+    /// Service to verify; repeatable, or several with commas [default: all]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) service: Vec<String>,
+    /// Only segments with lines from this time on
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// Read times in UTC instead of local time
+    #[arg(long)]
+    pub(crate) utc: bool,
 }
 
 #[derive(Debug, Args)]
@@ -615,12 +692,6 @@ pub(crate) enum IndexAction {
         #[arg(long, value_name = "NAME")]
         service: Vec<String>,
     },
-    /// Compare indexes with the text
-    Verify {
-        /// Service; repeatable [default: all]
-        #[arg(long, value_name = "NAME")]
-        service: Vec<String>,
-    },
 }
 
 /// What one is in the time column of a table.
@@ -706,7 +777,7 @@ pub(crate) struct ReplayFlags {
     #[arg(long, default_value = "full", value_name = "SIZE", value_parser = parse_replay_size)]
     pub(crate) size: Size,
     /// Play this phase alone: 100/s, 1000/s, unpaced or sustained of tower-start; snapshot or persona of last-value;
-    /// pair, meeting, sleep or baselines of debate; same or different of runaway
+    /// pair, meeting, sleep or baselines of debate; same or different of runaway; simulated of power-cut (the disk)
     #[arg(long, value_name = "PHASE")]
     pub(crate) only: Option<String>,
     /// Where logs are made, removed at the end; week leaves week.md and week.svg there [default: the
@@ -737,6 +808,14 @@ pub(crate) enum Scenario {
     Runaway,
     /// A thousand rotations with followers that miss nothing
     Rotation,
+    /// Every process is killed, again and again: nothing lost, nothing twice
+    Crash,
+    /// A disk that stops, and one that is slow to sync: nobody waits, drops are counted
+    FrozenDisk,
+    /// No space on the disk for a while: it mends without a restart
+    FullDisk,
+    /// The power fails: what was acknowledged as durable is there
+    PowerCut,
     /// Eight captures on terminals that write as fast as they can: every byte, every line
     Ptys,
     /// What operators ask of seven days of 24 services, beside SQLite and ripgrep

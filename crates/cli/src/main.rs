@@ -1,38 +1,7 @@
-//! The `millpond` command: parse, run, turn the outcome into an exit code.
+//! The `millpond` command; all of it is in the library beside this file.
 
 #![forbid(unsafe_code)]
 
-mod args;
-mod commands;
-mod conditions;
-mod config;
-mod flags;
-mod outcome;
-mod print;
-mod signals;
-mod units;
-
-use std::process::ExitCode;
-
-use clap::Parser;
-
-use crate::flags::Cli;
-use crate::outcome::{Failure, Outcome};
-
-fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let color = cli.global.color;
-    match args::Settings::resolve(&cli).and_then(|settings| commands::run(cli.command, &settings)) {
-        Ok(Outcome::Found) => ExitCode::SUCCESS,
-        Ok(Outcome::Nothing) => ExitCode::from(1),
-        Ok(Outcome::Code(code)) => ExitCode::from(code),
-        Err(failure) if failure.is_broken_pipe() => ExitCode::SUCCESS,
-        Err(failure) => {
-            print::error_line(color, &failure);
-            ExitCode::from(2)
-        }
-    }
+fn main() -> std::process::ExitCode {
+    millpond_cli::main()
 }
-
-/// The result of a command.
-type Run = Result<Outcome, Failure>;

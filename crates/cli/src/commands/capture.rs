@@ -1,6 +1,6 @@
 //! `millpond capture`: a command as ever, with everything it writes in the log.
 
-mod services;
+pub(crate) mod services;
 
 use std::io::{IsTerminal, stderr, stdout};
 

@@ -83,7 +83,7 @@ pub(crate) fn reload(flags: &ReloadFlags, settings: &Settings) -> Run {
             "there is no configuration file to read: name one with `--config FILE` or MILLPOND_CONFIG",
         ));
     };
-    let bus = Bus::open(&settings.bus)?;
+    let bus = Bus::open_shared(&settings.bus, settings.group_id)?;
     let name = &settings.bus;
     let Some(consumer) = bus.consumer() else {
         return Err(Failure::new(format!(

@@ -1,19 +1,23 @@
-//! `millpond doctor`: is everything here that millpond needs, and what to do where it is not.
+//! `millpond doctor`: is everything here that millpond needs, what is left of what died, and what to do about it.
 
-use std::io::Write;
+mod consumer;
+mod limits;
+mod logs;
+mod memory;
+
+use std::io::{self, Write};
 use std::path::Path;
 
-use millpond_bus::{Bus, ErrorKind};
 use millpond_daemon::{BackendChoice, Policy};
-use millpond_sink::Sink;
-use rustix::process::{Resource, getrlimit};
+use millpond_sink::{DirectoryLock, Sink};
 use rustix::thread::MembarrierCommand;
 use serde_json::{Value, json};
 
 use crate::Run;
 use crate::args::Settings;
-use crate::outcome::Outcome;
-use crate::print::{GREEN, RED, YELLOW, stdout};
+use crate::flags::DoctorFlags;
+use crate::outcome::{Failure, Outcome};
+use crate::print::{DIM, GREEN, RED, YELLOW, stdout};
 use crate::units::human_size;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,89 +27,200 @@ enum State {
     Fail,
 }
 
+/// Something that can be done and loses nothing.
+struct Fix {
+    what: String,
+    /// It changes the log directory: only while nobody writes there.
+    needs_lock: bool,
+    act: Box<dyn FnOnce() -> Result<(), Failure>>,
+    outcome: Option<Result<(), String>>,
+}
+
+impl Fix {
+    fn of_memory(
+        what: impl Into<String>,
+        act: impl FnOnce() -> Result<(), Failure> + 'static,
+    ) -> Self {
+        Fix {
+            what: what.into(),
+            needs_lock: false,
+            act: Box::new(act),
+            outcome: None,
+        }
+    }
+
+    fn of_logs(
+        what: impl Into<String>,
+        act: impl FnOnce() -> Result<(), Failure> + 'static,
+    ) -> Self {
+        Fix {
+            needs_lock: true,
+            ..Fix::of_memory(what, act)
+        }
+    }
+}
+
 struct Check {
     what: &'static str,
     state: State,
     found: String,
     remedy: String,
+    fixes: Vec<Fix>,
 }
 
 impl Check {
-    fn ok(what: &'static str, found: impl Into<String>) -> Self {
+    fn new(
+        what: &'static str,
+        state: State,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
         Check {
             what,
-            state: State::Ok,
+            state,
             found: found.into(),
-            remedy: String::new(),
+            remedy: remedy.into(),
+            fixes: Vec::new(),
         }
+    }
+
+    fn ok(what: &'static str, found: impl Into<String>) -> Self {
+        Check::new(what, State::Ok, found, "")
     }
 
     fn warn(what: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Check {
-            what,
-            state: State::Warn,
-            found: found.into(),
-            remedy: remedy.into(),
-        }
+        Check::new(what, State::Warn, found, remedy)
     }
 
     fn fail(what: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Check {
-            what,
-            state: State::Fail,
-            found: found.into(),
-            remedy: remedy.into(),
-        }
+        Check::new(what, State::Fail, found, remedy)
+    }
+
+    fn with_fix(mut self, fix: Fix) -> Self {
+        self.fixes.push(fix);
+        self
+    }
+
+    /// Something does not work, and nothing that was done here has mended it.
+    fn is_failing(&self) -> bool {
+        let is_mended = !self.fixes.is_empty()
+            && (self.fixes.iter()).all(|fix| matches!(fix.outcome, Some(Ok(()))));
+        self.state == State::Fail && !is_mended
+    }
+
+    fn to_json(&self) -> Value {
+        let state = match self.state {
+            State::Ok => "ok",
+            State::Warn => "warn",
+            State::Fail => "fail",
+        };
+        let fixes: Vec<Value> = self
+            .fixes
+            .iter()
+            .map(|fix| {
+                let (state, why) = match &fix.outcome {
+                    None => ("possible", None),
+                    Some(Ok(())) => ("done", None),
+                    Some(Err(why)) => ("failed", Some(why)),
+                };
+                json!({ "fix": fix.what, "state": state, "why": why })
+            })
+            .collect();
+        json!({
+            "check": self.what,
+            "state": state,
+            "found": self.found,
+            "remedy": self.remedy,
+            "fixes": fixes,
+        })
     }
 }
 
-pub(crate) fn run(settings: &Settings) -> Run {
-    let checks = [
-        kernel(),
-        io_uring(),
-        membarrier(),
-        clocksource(),
-        shared_memory(settings),
-        open_files(),
-        locked_memory(),
-        logs_dir(&settings.logs, settings),
-        bus(settings),
-    ];
+pub(crate) fn run(flags: &DoctorFlags, settings: &Settings) -> Run {
+    let mut checks = vec![kernel(), io_uring(), membarrier(), clocksource()];
+    checks.push(shared_memory(settings));
+    let consumer = consumer::check(settings, &mut checks);
+    limits::check(settings, consumer, &mut checks);
+    checks.push(logs_dir(&settings.logs, settings));
+    logs::check(settings, &mut checks);
+    memory::check(settings, &mut checks)?;
+    let fixable: usize = checks.iter().map(|check| check.fixes.len()).sum();
+    if flags.fix && !flags.dry_run {
+        fix(&mut checks, settings);
+    }
     let mut out = stdout(settings.color);
     if settings.json {
-        let list: Vec<Value> = checks
-            .iter()
-            .map(|check| {
-                let state = match check.state {
-                    State::Ok => "ok",
-                    State::Warn => "warn",
-                    State::Fail => "fail",
-                };
-                json!({ "check": check.what, "state": state, "found": check.found, "remedy": check.remedy })
-            })
-            .collect();
+        let list: Vec<Value> = checks.iter().map(Check::to_json).collect();
         writeln!(out, "{}", json!({ "version": 1, "checks": list }))?;
     } else {
         for check in &checks {
-            let (style, word) = match check.state {
-                State::Ok => (GREEN, "ok  "),
-                State::Warn => (YELLOW, "warn"),
-                State::Fail => (RED, "fail"),
-            };
+            print(&mut out, check, flags)?;
+        }
+        if fixable > 0 && !flags.fix {
             writeln!(
                 out,
-                "{style}{word}{style:#} {}: {}",
-                check.what, check.found
+                "{fixable} of it can be mended here: `millpond doctor --fix`, first with `--dry-run`"
             )?;
-            if !check.remedy.is_empty() {
-                writeln!(out, "     {}", check.remedy)?;
-            }
+        }
+        if fixable == 0 && flags.fix {
+            let words = match checks.iter().any(|check| check.state != State::Ok) {
+                true => "nothing that `--fix` may mend",
+                false => "nothing to fix",
+            };
+            writeln!(out, "{words}")?;
         }
     }
     out.flush()?;
-    Ok(Outcome::found(
-        checks.iter().all(|check| check.state != State::Fail),
-    ))
+    Ok(Outcome::found(!checks.iter().any(Check::is_failing)))
+}
+
+/// Does it all. What changes logs is done under the lock of the directory, so that no daemon writes meanwhile.
+fn fix(checks: &mut [Check], settings: &Settings) {
+    let wants_lock = checks
+        .iter()
+        .any(|check| check.fixes.iter().any(|fix| fix.needs_lock));
+    let lock = wants_lock.then(|| {
+        DirectoryLock::take(&settings.logs).map_err(|error| {
+            format!("{error} (what a step has left there is removed by the daemon when it starts)")
+        })
+    });
+    for fix in checks.iter_mut().flat_map(|check| &mut check.fixes) {
+        let refused = match (&lock, fix.needs_lock) {
+            (Some(Err(why)), true) => Some(why.clone()),
+            _ => None,
+        };
+        let act = std::mem::replace(&mut fix.act, Box::new(|| Ok(())));
+        fix.outcome = Some(match refused {
+            Some(why) => Err(why),
+            None => act().map_err(|failure| failure.to_string()),
+        });
+    }
+}
+
+fn print(out: &mut dyn Write, check: &Check, flags: &DoctorFlags) -> io::Result<()> {
+    let (style, word) = match check.state {
+        State::Ok => (GREEN, "ok  "),
+        State::Warn => (YELLOW, "warn"),
+        State::Fail => (RED, "fail"),
+    };
+    writeln!(
+        out,
+        "{style}{word}{style:#} {}: {}",
+        check.what, check.found
+    )?;
+    if !check.remedy.is_empty() {
+        writeln!(out, "     {}", check.remedy)?;
+    }
+    for fix in &check.fixes {
+        let what = &fix.what;
+        match &fix.outcome {
+            Some(Ok(())) => writeln!(out, "     {GREEN}fixed{GREEN:#} {what}")?,
+            Some(Err(why)) => writeln!(out, "     {RED}not fixed{RED:#} {what}: {why}")?,
+            None if flags.fix => writeln!(out, "     {YELLOW}would{YELLOW:#} {what}")?,
+            None => writeln!(out, "     {DIM}--fix: {what}{DIM:#}")?,
+        }
+    }
+    Ok(())
 }
 
 fn kernel() -> Check {
@@ -177,29 +292,6 @@ fn shared_memory(settings: &Settings) -> Check {
     }
 }
 
-fn open_files() -> Check {
-    match getrlimit(Resource::Nofile).current {
-        Some(limit) if limit < 256 => Check::warn(
-            "open files",
-            limit.to_string(),
-            "raise it with `ulimit -n`: few services stay open",
-        ),
-        Some(limit) => Check::ok("open files", limit.to_string()),
-        None => Check::ok("open files", "unlimited"),
-    }
-}
-
-fn locked_memory() -> Check {
-    let found = match getrlimit(Resource::Memlock).current {
-        Some(limit) => human_size(limit),
-        None => "unlimited".to_owned(),
-    };
-    Check::ok(
-        "locked memory",
-        format!("{found} (buffers are not registered, so any limit will do)"),
-    )
-}
-
 fn logs_dir(dir: &Path, settings: &Settings) -> Check {
     let shown = dir.display();
     let existing = dir
@@ -207,6 +299,13 @@ fn logs_dir(dir: &Path, settings: &Settings) -> Check {
         .find(|path| path.exists())
         .unwrap_or(Path::new("/"));
     let writable = rustix::fs::access(existing, rustix::fs::Access::WRITE_OK).is_ok();
+    if !existing.is_dir() {
+        return Check::fail(
+            "log directory",
+            format!("{} is no directory", existing.display()),
+            "choose another with `--logs`",
+        );
+    }
     if !writable {
         let remedy = "give this user the right to write there, or choose another with `--logs`";
         return Check::fail(
@@ -227,26 +326,5 @@ fn logs_dir(dir: &Path, settings: &Settings) -> Check {
             Check::warn("log directory", found, remedy)
         }
         _ => Check::ok("log directory", found),
-    }
-}
-
-fn bus(settings: &Settings) -> Check {
-    let name = &settings.bus;
-    match Bus::open(name) {
-        Ok(bus) => match bus.consumer() {
-            Some(consumer) => Check::ok(
-                "bus",
-                format!("{name:?}, consumer is process {}", consumer.pid),
-            ),
-            None => {
-                let remedy =
-                    format!("start `millpond daemon --bus {name}`; events wait in shared memory");
-                Check::warn("bus", format!("{name:?} has no consumer"), remedy)
-            }
-        },
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            Check::ok("bus", format!("{name:?} does not exist yet"))
-        }
-        Err(error) => Check::fail("bus", error.to_string(), String::new()),
     }
 }

@@ -19,7 +19,7 @@ pub(crate) fn run(name: &str, settings: &Settings) -> Run {
     if !is_pattern {
         check_event_name(name)?;
     }
-    let (rules, from) = match Bus::open(&settings.bus) {
+    let (rules, from) = match Bus::open_shared(&settings.bus, settings.group_id) {
         Ok(bus) => (bus.rules()?, format!("bus {:?}", settings.bus)),
         Err(error) if error.kind() == ErrorKind::NotFound => (
             settings.rules.clone(),

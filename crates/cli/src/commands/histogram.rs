@@ -15,12 +15,11 @@ use crate::flags::{Color, QueryFlags};
 use crate::outcome::Outcome;
 use crate::print::hits::{level_style, local_time};
 use crate::print::table::Table;
-use crate::print::{self, BOLD, DIM, PLAIN, stdout};
+use crate::print::{self, BOLD, DIM, PLAIN, columns, stdout};
 use crate::units::{format_duration, human_count, utc};
 
 /// As many bars as a screen shows, where nobody says how long one is.
 const BARS_MAX: u64 = 40;
-const COLUMNS_MIN: usize = 40;
 const COLUMNS_DEFAULT: usize = 80;
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -50,7 +49,13 @@ pub(crate) fn run(reader: &Reader, query: &Query, flags: &QueryFlags, settings: 
         writeln!(out, "{}", to_json(&histogram))?;
     } else if io::stdout().is_terminal() || settings.color == Color::Always {
         let coloured = print::is_coloured(settings.color);
-        draw(&histogram, &zone, columns(), coloured, &mut out)?;
+        draw(
+            &histogram,
+            &zone,
+            columns(COLUMNS_DEFAULT),
+            coloured,
+            &mut out,
+        )?;
     } else {
         numbers(&histogram, &zone).print(&mut out)?;
     }
@@ -60,18 +65,6 @@ pub(crate) fn run(reader: &Reader, query: &Query, flags: &QueryFlags, settings: 
         true => Outcome::Nothing,
         false => outcome,
     })
-}
-
-fn columns() -> usize {
-    let terminal = rustix::termios::tcgetwinsize(io::stdout())
-        .ok()
-        .map(|size| usize::from(size.ws_col))
-        .filter(|&columns| columns > 0);
-    let named = || std::env::var("COLUMNS").ok()?.parse().ok();
-    terminal
-        .or_else(named)
-        .unwrap_or(COLUMNS_DEFAULT)
-        .max(COLUMNS_MIN)
 }
 
 /// Every bucket from the first to the last: those without lines, too.

@@ -3,6 +3,7 @@
 //! First everything is looked at: services, times, what cannot be taken. Then it is written in groups, and after each
 //! group the state says how far that was; whoever is killed in between goes on there. See `docs/guide/import.md`.
 
+pub(crate) mod hostile;
 mod journald;
 mod mapping;
 mod report;
@@ -11,7 +12,7 @@ mod state;
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File};
-use std::io::{self, IsTerminal};
+use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use millpond_daemon::{Policy, SyncPolicy};
 use millpond_logfile::{
     Level, SegmentId, SegmentText, Source, check_service_name, list_segments, list_services,
@@ -39,6 +40,7 @@ use crate::flags::ImportFlags;
 use crate::outcome::{Failure, Outcome};
 use crate::print;
 use crate::print::hits::CONTINUED;
+use crate::print::progress::bar;
 use crate::signals;
 use crate::units::{human_size, now_ns, utc};
 
@@ -408,19 +410,6 @@ impl Job<'_> {
     }
 }
 
-/// A bar on standard error where that is a terminal, else nothing.
-fn bar(length: Option<u64>, template: &str) -> ProgressBar {
-    let target = match io::stderr().is_terminal() {
-        true => ProgressDrawTarget::stderr(),
-        false => ProgressDrawTarget::hidden(),
-    };
-    let bar = ProgressBar::with_draw_target(length, target);
-    match ProgressStyle::with_template(template) {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
-}
-
 /// No limit of the daemon's holds while we write: what is removed is removed by the daemon, after a warning.
 fn policy(settings: &Settings) -> Policy {
     Policy {
@@ -496,6 +485,13 @@ impl<'a> Importer<'a> {
             },
         )?;
         for cut in &cuts {
+            if cut.kept_bytes > 0 {
+                job.warn(&format!(
+                    "{}: {} bytes kept: {}",
+                    cut.service, cut.kept_bytes, cut.why
+                ));
+                continue;
+            }
             // What is cut of our own is what the last run had not finished.
             if !state.services.contains_key(&cut.service) {
                 job.warn(&format!(

@@ -1,11 +1,9 @@
-//! `millpond index`: indexes made anew, or compared with their text.
+//! `millpond index`: indexes made anew.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
-use millpond_logfile::{
-    CURRENT_LINK, SegmentId, check_service_name, list_segments, rebuild_index, verify_segment,
-};
+use millpond_logfile::{CURRENT_LINK, SegmentId, check_service_name, list_segments, rebuild_index};
 use millpond_sink::DirectoryLock;
 use serde_json::json;
 
@@ -14,14 +12,11 @@ use crate::args::Settings;
 use crate::commands::query::open;
 use crate::flags::IndexAction;
 use crate::outcome::{Failure, Outcome};
-use crate::print::{self, stdout};
+use crate::print::stdout;
 use crate::units::human_size;
 
 pub(crate) fn run(action: &IndexAction, settings: &Settings) -> Run {
-    let (wanted, verify) = match action {
-        IndexAction::Rebuild { service } => (service, false),
-        IndexAction::Verify { service } => (service, true),
-    };
+    let IndexAction::Rebuild { service: wanted } = action;
     for name in wanted {
         check_service_name(name)?;
     }
@@ -38,23 +33,17 @@ pub(crate) fn run(action: &IndexAction, settings: &Settings) -> Run {
         )));
     }
     // A daemon would go on writing the index file that was replaced, and the new one would fall behind.
-    let lock = match verify {
-        true => None,
-        false => Some(DirectoryLock::take(&settings.logs).map_err(|error| {
-            Failure::new(format!(
-                "{error} (indexes are rebuilt only while nobody writes there)"
-            ))
-        })?),
-    };
+    let lock = DirectoryLock::take(&settings.logs).map_err(|error| {
+        Failure::new(format!(
+            "{error} (indexes are rebuilt only while nobody writes there)"
+        ))
+    })?;
     let mut totals = Totals::default();
     for service in services {
         let dir = settings.logs.join(service);
         for id in list_segments(&dir)? {
             totals.show_progress(service);
-            match verify {
-                true => totals.verify(&dir, id, settings)?,
-                false => totals.rebuild(&dir, id)?,
-            }
+            totals.rebuild(&dir, id)?;
         }
     }
     drop(lock);
@@ -63,28 +52,19 @@ pub(crate) fn run(action: &IndexAction, settings: &Settings) -> Run {
     if settings.json {
         writeln!(out, "{}", totals.to_json())?;
     } else {
-        let done = if verify { "verified" } else { "rebuilt" };
         let Totals {
             segments,
             blocks,
             text_bytes,
-            damage,
             ..
         } = &totals;
         let text = human_size(*text_bytes);
         writeln!(
             out,
-            "{done} {segments} segments, {blocks} blocks, {text} of text, {damage} damaged"
+            "rebuilt {segments} segments, {blocks} blocks, {text} of text"
         )?;
     }
     out.flush()?;
-    if totals.damage > 0 {
-        let damaged = format!(
-            "{} damaged places; rebuild the index if its text is right",
-            totals.damage
-        );
-        return Err(Failure::new(damaged));
-    }
     Ok(Outcome::found(totals.segments > 0))
 }
 
@@ -93,7 +73,6 @@ struct Totals {
     segments: u64,
     blocks: u64,
     text_bytes: u64,
-    damage: u64,
     shown: bool,
 }
 
@@ -105,19 +84,6 @@ impl Totals {
         self.segments += 1;
         self.blocks += report.blocks;
         self.text_bytes += report.text_bytes;
-        Ok(())
-    }
-
-    fn verify(&mut self, dir: &Path, id: SegmentId, settings: &Settings) -> Result<(), Failure> {
-        let report = verify_segment(dir, id)?;
-        self.segments += 1;
-        self.blocks += report.blocks;
-        self.text_bytes += report.text_bytes;
-        for damage in &report.damage {
-            self.clear_progress();
-            print::warning_line(settings.color, damage);
-        }
-        self.damage += report.damage.len() as u64;
         Ok(())
     }
 
@@ -141,7 +107,6 @@ impl Totals {
             "segments": self.segments,
             "blocks": self.blocks,
             "text_bytes": self.text_bytes,
-            "damaged": self.damage,
         })
     }
 }

@@ -1,17 +1,19 @@
 //! One file per command: a plan from ready settings, then calls into the libraries.
 
 mod attach;
-mod capture;
+pub(crate) mod capture;
 mod cat;
 mod config;
 mod consumer_watch;
 mod daemon;
 mod demo;
 mod doctor;
+mod dump;
 mod explain;
 mod following;
+mod gc;
 mod histogram;
-mod import;
+pub(crate) mod import;
 mod index;
 mod logged;
 mod pages;
@@ -23,6 +25,7 @@ mod rotate;
 mod stats;
 mod subscribe;
 mod tail;
+mod verify;
 mod wait;
 
 use crate::Run;
@@ -32,8 +35,10 @@ use crate::flags::{ConfigAction, ConfigFlags};
 
 /// Runs what was asked for.
 pub(crate) fn run(command: Command, settings: &Settings) -> Run {
+    // Another process may truncate what we have mapped. Where the kernel refuses, we are as any process without it.
+    let _ = millpond_bus::guard_truncated_objects();
     match command {
-        Command::Daemon(_) => daemon::run(settings),
+        Command::Daemon(flags) => daemon::run(&flags, settings),
         Command::Capture(flags) => capture::run(&flags, settings),
         Command::Attach(flags) => attach::run(&flags, settings),
         Command::Pipe(flags) => pipe::run(&flags, settings),
@@ -45,7 +50,10 @@ pub(crate) fn run(command: Command, settings: &Settings) -> Run {
         Command::Tail(flags) => tail::run(&flags, settings),
         Command::Stats(flags) => stats::run(&flags, settings),
         Command::Explain { name } => explain::run(&name, settings),
-        Command::Doctor => doctor::run(settings),
+        Command::Doctor(flags) => doctor::run(&flags, settings),
+        Command::Dump(flags) => dump::run(&flags, settings),
+        Command::Gc(flags) => gc::run(&flags, settings),
+        Command::Verify(flags) => verify::run(&flags, settings),
         Command::Config(ConfigFlags {
             action: Some(ConfigAction::Reload(flags)),
             ..

@@ -549,8 +549,8 @@ pub(crate) fn conclude_with(
     }
     if damaged > 0 {
         return Err(Failure::new(format!(
-            "{damaged} damaged places; everything else was read (see `millpond index verify`, and `millpond \
-             index rebuild` where only an index is damaged)"
+            "{damaged} damaged places; everything else was read (see `millpond verify`, and `millpond index \
+             rebuild` where only an index is damaged)"
         )));
     }
     if unreadable > 0 {

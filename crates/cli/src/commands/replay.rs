@@ -4,8 +4,8 @@ use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
 use millpond_loadgen::{
-    Criterion, all_met, debate, last_value, normal_day, ptys, rotation, runaway, selective_wake,
-    tower_start, week,
+    Criterion, all_met, crash, debate, frozen_disk, full_disk, last_value, normal_day, power_cut,
+    ptys, rotation, runaway, selective_wake, tower_start, week,
 };
 use serde::Serialize;
 
@@ -59,6 +59,22 @@ pub(crate) fn run(flags: &ReplayFlags, settings: &Settings) -> Run {
             options.millpond = std::env::current_exe().ok();
         }),
         Scenario::Rotation => play!(rotation, |options| options.dir = flags.dir.clone()),
+        Scenario::Crash => play!(crash, |options| {
+            options.dir = flags.dir.clone();
+            options.seed = flags.seed;
+        }),
+        Scenario::FrozenDisk => play!(frozen_disk, |options| {
+            options.dir = flags.dir.clone();
+            options.seed = flags.seed;
+        }),
+        Scenario::FullDisk => play!(full_disk, |options| {
+            options.dir = flags.dir.clone();
+            options.seed = flags.seed;
+        }),
+        Scenario::PowerCut => play!(power_cut, |options| {
+            options.dir = flags.dir.clone();
+            options.seed = flags.seed;
+        }),
         Scenario::Ptys => play!(ptys, |options| {
             options.dir = flags.dir.clone();
             options.seed = flags.seed;

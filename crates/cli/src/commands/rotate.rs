@@ -7,7 +7,7 @@ use crate::args::Settings;
 use crate::outcome::{Failure, Outcome};
 
 pub(crate) fn run(settings: &Settings) -> Run {
-    let bus = Bus::open(&settings.bus)?;
+    let bus = Bus::open_shared(&settings.bus, settings.group_id)?;
     if bus.consumer().is_none() {
         let bus = &settings.bus;
         return Err(Failure::new(format!(

@@ -29,15 +29,17 @@ pub(crate) fn run(flags: &StatsFlags, settings: &Settings) -> Run {
     };
     let format = flags.format.unwrap_or(default);
     check(flags, format)?;
-    let bus = Bus::open(&settings.bus)?;
+    let bus = Bus::open_shared(&settings.bus, settings.group_id)?;
     let mut out = stdout(settings.color);
     let stats = bus.stats();
+    bus.check()?;
     if format == StatsFormat::Prometheus {
         out.write_all(prometheus_text(&stats).as_bytes())?;
         out.flush()?;
         return Ok(Outcome::Found);
     }
     let history = bus.history();
+    bus.check()?;
     let mut users = Users::default();
     match format {
         StatsFormat::Json => {

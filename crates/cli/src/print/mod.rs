@@ -2,6 +2,7 @@
 
 pub(crate) mod events;
 pub(crate) mod hits;
+pub(crate) mod progress;
 pub(crate) mod table;
 
 use std::fmt::Display;
@@ -11,6 +12,9 @@ use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
 
 use crate::flags::Color;
+
+/// No output is made narrower than this.
+const COLUMNS_MIN: usize = 40;
 
 pub(crate) const RED: Style = AnsiColor::Red.on_default().bold();
 pub(crate) const YELLOW: Style = AnsiColor::Yellow.on_default();
@@ -40,6 +44,16 @@ pub(crate) fn stdout(color: Color) -> io::BufWriter<AutoStream<io::Stdout>> {
 /// Standard output for log lines: every byte goes out as it is.
 pub(crate) fn data_stdout() -> io::BufWriter<io::Stdout> {
     io::BufWriter::with_capacity(64 << 10, io::stdout())
+}
+
+/// How wide the terminal is, or COLUMNS says it is; `default` where nobody says.
+pub(crate) fn columns(default: usize) -> usize {
+    let terminal = rustix::termios::tcgetwinsize(io::stdout())
+        .ok()
+        .map(|size| usize::from(size.ws_col))
+        .filter(|&columns| columns > 0);
+    let named = || std::env::var("COLUMNS").ok()?.parse().ok();
+    terminal.or_else(named).unwrap_or(default).max(COLUMNS_MIN)
 }
 
 /// `error: ..` on standard error.

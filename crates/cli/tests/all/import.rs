@@ -427,7 +427,7 @@ fn ten_thousand_rows_come_out_as_they_went_in() {
         Some(rejected as usize)
     );
     assert_same(&place.lines(), &expected);
-    assert_eq!(code(&place.run(&["index", "verify"])), 0);
+    assert_eq!(code(&place.run(&["verify"])), 0);
 
     // Again: nothing to do, and nothing done.
     let (exit, again, _) = place.import(&["logs.db"]);
@@ -517,7 +517,7 @@ fn killed_ten_times(place: &Place, file: &str, expected: &Lines) {
     found.values_mut().for_each(|lines| lines.sort());
     expected.values_mut().for_each(|lines| lines.sort());
     assert_same(&found, &expected);
-    assert_eq!(code(&place.run(&["index", "verify"])), 0);
+    assert_eq!(code(&place.run(&["verify"])), 0);
 }
 
 #[test]

@@ -3,10 +3,13 @@
 mod attach;
 mod capture;
 mod commands;
+mod hostile;
+mod hostile_files;
 mod import;
 mod pipe;
 mod ptys;
 mod query;
+mod recovering;
 mod services;
 mod support;
 mod week;

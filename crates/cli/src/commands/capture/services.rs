@@ -260,3 +260,43 @@ fn cell(text: &str) -> String {
     }
     shown
 }
+
+/// Any bytes in a services file: every mistake is at a place of the file, and where there is none each service has
+/// its place in the order, behind those that it waits for.
+///
+/// # Panics
+/// Where that is not so.
+pub fn hostile(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    match parse(text, Path::new("/hostile/services.toml")) {
+        Ok(Services { services, order }) => {
+            let mut places = vec![None; services.len()];
+            for (place, &service) in order.iter().enumerate() {
+                assert_eq!(places[service].replace(place), None, "started twice");
+            }
+            for (index, service) in services.iter().enumerate() {
+                assert!(places[index].is_some(), "never started");
+                let after = &service.after;
+                assert!(after.iter().all(|&first| places[first] < places[index]));
+                assert!(millpond_logfile::check_service_name(service.name()).is_ok());
+            }
+        }
+        Err(mistakes) => {
+            assert!(!mistakes.is_empty());
+            let lines: Vec<&str> = text.split('\n').collect();
+            for Mistake {
+                line,
+                column,
+                message,
+            } in &mistakes
+            {
+                let columns = line.checked_sub(1).and_then(|line| lines.get(line));
+                let columns = columns.map(|line| line.chars().count() + 1);
+                assert!(*column >= 1 && Some(*column) <= columns, "{line}:{column}");
+                assert!(!message.is_empty());
+            }
+        }
+    }
+}
