@@ -10,7 +10,7 @@ use rustix::fs::FlockOperation;
 use crate::error::{Error, ErrorKind};
 
 /// Held by the process that writes the directory; says who did last: the bus, and the process.
-const LOCK_FILE: &str = ".millpond.lock";
+pub(crate) const LOCK_FILE: &str = ".millpond.lock";
 
 /// The sole right to write a log directory, for work on its files while no daemon runs.
 ///
@@ -42,7 +42,7 @@ impl DirectoryLock {
     /// `InUse` names the process that holds it, `Io` what cannot be opened or written.
     pub fn take(logs_dir: &Path) -> Result<Self, Error> {
         let (file, found) = take_lock(logs_dir)?;
-        write_text(&file, logs_dir, &found)?;
+        write_text(&file, &found).map_err(|error| not_written(logs_dir, error))?;
         Ok(DirectoryLock {
             _file: file,
             last_owner: found.owner,
@@ -86,15 +86,19 @@ pub(crate) fn take_lock(logs_dir: &Path) -> Result<(File, LastWriter), Error> {
 }
 
 /// Says who writes here, in the file that is locked: the owner, this process, and what a group holds.
-pub(crate) fn write_text(file: &File, logs_dir: &Path, writer: &LastWriter) -> Result<(), Error> {
+pub(crate) fn write_text(file: &File, writer: &LastWriter) -> io::Result<()> {
     let mut text = format!("{}\n{}\n", writer.owner, std::process::id());
     if let Some(group_bytes) = writer.group_bytes {
         text.push_str(&format!("{group_bytes}\n"));
     }
     // In this order: killed in between, we leave what is behind the third line, and not a file that names nobody.
-    file.write_all_at(text.as_bytes(), 0)
-        .and_then(|()| file.set_len(text.len() as u64))
-        .map_err(|error| Error::io("write", &logs_dir.join(LOCK_FILE), error))
+    file.write_all_at(text.as_bytes(), 0)?;
+    file.set_len(text.len() as u64)
+}
+
+/// That the lock file could not be written.
+pub(crate) fn not_written(logs_dir: &Path, error: io::Error) -> Error {
+    Error::io("write", &logs_dir.join(LOCK_FILE), error)
 }
 
 fn open(path: &Path, logs_dir: &Path) -> Result<File, Error> {

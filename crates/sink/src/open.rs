@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind};
 use crate::lifecycle::{
     Catalog, Segment, State, clean_up, disk_bytes, is_plain, remove_files, unseal,
 };
-use crate::lock::{LastWriter, take_lock, write_text};
+use crate::lock::{LastWriter, not_written, take_lock, write_text};
 use crate::policy::Policy;
 use crate::sink::SPARE_IDS;
 use crate::uncommitted::{Asked, Bound, Doubt};
@@ -89,7 +89,7 @@ impl OpenedDirectory {
         } else {
             LastWriter::default()
         };
-        write_text(&lock, logs_dir, &writer)?;
+        write_text(&lock, &writer).map_err(|error| not_written(logs_dir, error))?;
         kill_point!("open.directory_locked");
         let committed = if same_owner { committed } else { &[] };
         let mut opened = OpenedDirectory {

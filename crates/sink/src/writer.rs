@@ -23,7 +23,7 @@ use crate::files::{OpenSegments, reserve_step};
 use crate::lifecycle::{
     Catalog, Segment, State, disk_bytes, is_held, pages, remove_files, seal_bytes_max,
 };
-use crate::lock::{LastWriter, take_lock, write_text};
+use crate::lock::{LOCK_FILE, LastWriter, take_lock, write_text};
 use crate::policy::{BackendChoice, Policy, SealPolicy, SyncPolicy};
 use crate::retention::{Now, Trimmed, Wanted};
 use crate::sealer::{SealReport, Sealer};
@@ -765,7 +765,11 @@ impl WriterLoop {
         let mut written = Vec::with_capacity(left.len());
         let mut backoff = RETRY_MIN;
         while let Err(error) = self.tell_writer() {
-            if !self.pause(error.to_string(), &mut backoff).await {
+            if is_disk_full(&error) && self.free_disk(&left) {
+                continue;
+            }
+            let trouble = describe(&self.seed.logs_dir.join(LOCK_FILE), &error);
+            if !self.pause(trouble, &mut backoff).await {
                 return None;
             }
         }
@@ -779,7 +783,8 @@ impl WriterLoop {
                     Ok(()) => written.push(write),
                     Err(cause) => {
                         is_full |= is_disk_full(&cause);
-                        error = Some(describe(&self.seed.logs_dir, &write, &cause));
+                        let dir = self.seed.logs_dir.join(&write.service);
+                        error = Some(describe(&write.segment.log_path(&dir), &cause));
                         // A stale descriptor may be the cause: open it anew.
                         self.segments.remove(&write.service);
                         failed.push(write);
@@ -1190,8 +1195,8 @@ impl WriterLoop {
     fn tell_writer(&mut self) -> io::Result<()> {
         let seed = &mut self.seed;
         if !seed.is_writer_told {
-            write_text(&seed.directory_lock, &seed.logs_dir, &seed.writer)
-                .map_err(|error| io::Error::other(error.to_string()))?;
+            // What kind of error it is decides what is done about it, as with the text behind it.
+            write_text(&seed.directory_lock, &seed.writer)?;
             seed.is_writer_told = true;
             kill_point!("sink.writer_told");
         }
@@ -1357,8 +1362,7 @@ impl Transfer {
     }
 }
 
-fn describe(logs_dir: &Path, write: &Write, error: &io::Error) -> String {
-    let path = write.segment.log_path(&logs_dir.join(&write.service));
+fn describe(path: &Path, error: &io::Error) -> String {
     let remedy = match error.kind() {
         io::ErrorKind::StorageFull => "; free space, lower `total-bytes`, or raise `keep-free`",
         io::ErrorKind::PermissionDenied => "; give this user the right to write there",
