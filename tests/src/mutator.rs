@@ -162,7 +162,8 @@ mod tests {
 
     #[test]
     fn inputs_that_kill_the_canary_are_found() {
-        let near = [&b"millpomd"[..], &[0, 0]].concat();
+        // One byte from death: some 50 of four million inputs are expected to find it, so that no seed misses it.
+        let near = [&b"millpomd"[..], &[0xff, 0]].concat();
         let random = Random::seeded();
         let mut mutator = Mutator::new(random, vec![near]);
         let hook = std::panic::take_hook();
