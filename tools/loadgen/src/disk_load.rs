@@ -1,11 +1,12 @@
 //! A steady load of logs while something happens to the disk: publishers that never wait, what they took for each
 //! call, phase by phase, and what became of every line.
 
+use std::fmt;
 use std::path::Path;
 use std::sync::mpsc::{self, TryRecvError};
 use std::time::{Duration, Instant};
 
-use millpond_bus::{Bus, Guarantee, Level, Overflow, Rule, RuleTable, Stats};
+use millpond_bus::{Bus, Guarantee, Level, Overflow, Rule, RuleTable, SourceStats, Stats};
 use millpond_logfile::{SegmentText, list_segments};
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +19,7 @@ use crate::latencies::{Latencies, Summary};
 use crate::process::{Arguments, Host, Process, Talk};
 use crate::stage::{Stage, log_account, rules_with};
 use crate::text;
-use crate::watch::Seen;
+use crate::watch::{Seen, Watch};
 
 /// One call of `publish` in so many is measured.
 const MEASURE_EVERY: u64 = 8;
@@ -100,7 +101,7 @@ impl Publishers {
     }
 
     /// Ends them, once what they have published is written.
-    pub(crate) fn end(mut self) -> Result<Said, Error> {
+    fn end(mut self) -> Result<Said, Error> {
         for (_, process) in &mut self.processes {
             process.say("stop")?;
         }
@@ -267,7 +268,7 @@ impl Troubles {
     }
 
     /// What it has told so far and until now.
-    pub(crate) fn end(self) -> Result<Vec<String>, Error> {
+    fn end(self) -> Result<Vec<String>, Error> {
         let _ = self.stop.send(());
         (self.thread.join()).map_err(|_| Error::new("the watch panicked"))
     }
@@ -287,8 +288,82 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) -> Result<
     Ok(())
 }
 
+/// Waits until what was published by then is in the files, or was dropped.
+pub(crate) fn wait_until_written(stage: &Stage, then: &Stats) -> Result<(), Error> {
+    wait_until("what was kept is written", || {
+        let now = stage.bus.stats();
+        (then.sources.iter()).all(|then| {
+            let now = now.sources.iter().find(|now| now.label == then.label);
+            now.is_some_and(|now| now.written + now.dropped.total() >= then.published)
+        })
+    })
+}
+
+/// How much a count of all sources has grown.
+pub(crate) fn growth(before: &Stats, after: &Stats, of: fn(&SourceStats) -> u64) -> u64 {
+    let sum = |stats: &Stats| stats.sources.iter().map(of).sum::<u64>();
+    sum(after) - sum(before)
+}
+
+/// A load at its end.
+pub(crate) struct Ended {
+    pub(crate) said: Said,
+    pub(crate) stats: Stats,
+    /// What the daemon told people, each time that it began to.
+    pub(crate) told: Vec<String>,
+    pub(crate) seen: Seen,
+    /// That the consumer is well again, and still the process that it was.
+    pub(crate) recovered: Criterion,
+}
+
+/// Ends the publishers, lets everything come to rest, and stops the consumer.
+pub(crate) fn end(
+    stage: Stage,
+    publishers: Publishers,
+    troubles: Troubles,
+    watch: Watch,
+) -> Result<Ended, Error> {
+    let pid = stage.consumer_pid();
+    let said = publishers.end()?;
+    let stats = stage.settle()?;
+    wait_until("no trouble is told", || {
+        (stage.bus.consumer()).is_some_and(|info| info.trouble.is_empty())
+    })?;
+    let recovered = recovery_criterion(&stage, pid);
+    let told = troubles.end()?;
+    stage.close()?;
+    let seen = watch.end()?;
+    Ok(Ended {
+        said,
+        stats,
+        told,
+        seen,
+        recovered,
+    })
+}
+
+/// What both scenarios print behind their own first lines.
+pub(crate) fn display(
+    f: &mut fmt::Formatter<'_>,
+    told: &[String],
+    publish: &[(String, Summary)],
+    services: &[ServiceOutcome],
+    criteria: &[Criterion],
+) -> fmt::Result {
+    for told in told {
+        writeln!(f, "  told: {told}")?;
+    }
+    let rows: Vec<_> = (publish.iter())
+        .map(|(phase, summary)| (phase.as_str(), *summary))
+        .collect();
+    text::latencies(f, &rows)?;
+    let accounts: Vec<_> = services.iter().map(|one| one.account.clone()).collect();
+    text::log_accounts(f, &accounts)?;
+    text::criteria(f, criteria)
+}
+
 /// Whether the consumer's process is still the one that was started, and in no trouble any more.
-pub(crate) fn recovery_criterion(stage: &Stage, pid: u32) -> Criterion {
+fn recovery_criterion(stage: &Stage, pid: u32) -> Criterion {
     let consumer = stage.bus.consumer();
     let is_well = (consumer.as_ref())
         .is_some_and(|info| info.alive && info.pid == pid && info.trouble.is_empty());

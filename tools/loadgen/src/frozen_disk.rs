@@ -21,8 +21,8 @@ use serde::Serialize;
 
 use crate::criteria::Criterion;
 use crate::disk_load::{
-    Publishers, Service, ServiceOutcome, Troubles, judge, lines_now, outcomes, recovery_criterion,
-    rules, wait_until,
+    Publishers, Service, ServiceOutcome, Troubles, display, end, growth, judge, lines_now,
+    outcomes, rules, wait_until, wait_until_written,
 };
 use crate::error::{Error, no_such_phase};
 use crate::latencies::Summary;
@@ -40,8 +40,6 @@ pub struct Options {
     pub host: Option<Host>,
     /// Where the log goes, in a directory that is removed at the end; `None`: where the system has such.
     pub dir: Option<PathBuf>,
-    /// Where random numbers start; nothing here is random.
-    pub seed: u64,
     /// Services, each a process.
     pub services: u64,
     /// Lines a second of all of them together.
@@ -64,7 +62,6 @@ impl Options {
         Options {
             host: None,
             dir: None,
-            seed: 1,
             services: 4,
             per_second: 11_000,
             calm: Duration::from_secs(1),
@@ -143,14 +140,13 @@ pub fn run(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Report, Error
         &keeping,
         logs.path(),
     )?;
-    let pid = stage.consumer_pid();
     let service = |number| Service {
         name: format!("svc-{number:02}"),
         per_second: options.per_second / options.services.max(1),
     };
     let services: Vec<Service> = (0..options.services).map(service).collect();
     let mut publishers = Publishers::start(&host, &stage, &services)?;
-    let watch = Watch::start(pid, backing.path())?;
+    let watch = Watch::start(stage.consumer_pid(), backing.path())?;
     let mut report = Report::default();
     let faults = disk.faults();
     say("frozen-disk: a disk as ever");
@@ -186,36 +182,20 @@ pub fn run(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Report, Error
     let thawed = Instant::now();
     publishers.phase("after")?;
     // All that was in the lanes and the groups then.
-    wait_until("what was kept is written", || {
-        let now = stage.bus.stats();
-        (during.sources.iter()).all(|then| {
-            let now = now.sources.iter().find(|now| now.label == then.label);
-            now.is_some_and(|now| now.written + now.dropped.total() >= then.published)
-        })
-    })?;
+    wait_until_written(&stage, &during)?;
     report.recovery_ns = thawed.elapsed().as_nanos() as u64;
     say("frozen-disk: a disk as ever");
     std::thread::sleep(options.calm);
-    let said = publishers.end()?;
-    let stats = stage.settle()?;
-    wait_until("no trouble is told", || {
-        (stage.bus.consumer()).is_some_and(|info| info.trouble.is_empty())
-    })?;
-    let recovered = recovery_criterion(&stage, pid);
-    report.told = troubles.end()?;
-    stage.close()?;
-    let seen = watch.end()?;
-    report.services = outcomes(logs.path(), &stats, &said)?;
-    report.publish = said.publish;
+    let ended = end(stage, publishers, troubles, watch)?;
+    report.services = outcomes(logs.path(), &ended.stats, &ended.said)?;
+    report.publish = ended.said.publish;
+    report.told = ended.told;
     report.waited = faults.waited();
-    report.anonymous_bytes = seen.anonymous_bytes;
-    report.shared_bytes = seen.shared_bytes;
-    let mut criteria = judge(&report.services, &|_| true, &seen);
-    let sum = |stats: &millpond_bus::Stats, of: fn(&millpond_bus::SourceStats) -> u64| -> u64 {
-        stats.sources.iter().map(of).sum()
-    };
-    let published = sum(&during, |of| of.published) - sum(&before, |of| of.published);
-    let dropped = sum(&during, |of| of.dropped.total()) - sum(&before, |of| of.dropped.total());
+    report.anonymous_bytes = ended.seen.anonymous_bytes;
+    report.shared_bytes = ended.seen.shared_bytes;
+    let mut criteria = judge(&report.services, &|_| true, &ended.seen);
+    let published = growth(&before, &during, |of| of.published);
+    let dropped = growth(&before, &during, |of| of.dropped.total());
     criteria.push(Criterion::new(
         format!(
             "{waited_for_syncs} syncs took longer, and {frozen_calls} calls waited for the thaw"
@@ -229,7 +209,12 @@ pub fn run(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Report, Error
         ),
         published > 0 && dropped > 0 && readable > 0,
     ));
-    let asked = stats.services.iter().filter(|of| of.segments >= 2).count() as u64;
+    let asked = ended
+        .stats
+        .services
+        .iter()
+        .filter(|of| of.segments >= 2)
+        .count() as u64;
     criteria.push(Criterion::new(
         format!("{asked} services have a new segment, as was asked for while it was frozen"),
         asked == options.services,
@@ -241,7 +226,7 @@ pub fn run(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Report, Error
         ),
         report.told.len() == 1 && report.told[0].contains("does not answer"),
     ));
-    criteria.push(recovered);
+    criteria.push(ended.recovered);
     report.criteria = criteria;
     Ok(report)
 }
@@ -261,19 +246,6 @@ impl fmt::Display for Report {
             text::bytes(self.shared_bytes),
             self.waited
         )?;
-        for told in &self.told {
-            writeln!(f, "  told: {told}")?;
-        }
-        let rows: Vec<_> = (self.publish.iter())
-            .map(|(phase, summary)| (phase.as_str(), *summary))
-            .collect();
-        text::latencies(f, &rows)?;
-        let accounts: Vec<_> = self
-            .services
-            .iter()
-            .map(|one| one.account.clone())
-            .collect();
-        text::log_accounts(f, &accounts)?;
-        text::criteria(f, &self.criteria)
+        display(f, &self.told, &self.publish, &self.services, &self.criteria)
     }
 }

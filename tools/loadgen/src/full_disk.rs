@@ -24,8 +24,8 @@ use serde::Serialize;
 
 use crate::criteria::Criterion;
 use crate::disk_load::{
-    Publishers, Service, ServiceOutcome, Troubles, judge, lines_now, outcomes, recovery_criterion,
-    rules, wait_until,
+    Publishers, Service, ServiceOutcome, Troubles, display, end, growth, judge, lines_now,
+    outcomes, rules, wait_until, wait_until_written,
 };
 use crate::error::{Error, no_such_phase};
 use crate::latencies::Summary;
@@ -51,8 +51,6 @@ pub struct Options {
     pub host: Option<Host>,
     /// Where the log is mounted, in a directory that is removed at the end; `None`: where the system has such.
     pub dir: Option<PathBuf>,
-    /// Where random numbers start; nothing here is random.
-    pub seed: u64,
     /// Lines a second of all services together.
     pub per_second: u64,
     /// Size of the file system.
@@ -73,7 +71,6 @@ impl Options {
         Options {
             host: None,
             dir: None,
-            seed: 1,
             per_second: 11_000,
             disk_bytes: 32 << 20,
             quota_bytes: 4 << 20,
@@ -191,7 +188,6 @@ pub fn run(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Report, Error
         ..Keeping::default()
     };
     let stage = Stage::keeping(&host, "full", rules(options.lane_bytes)?, &keeping, &logs)?;
-    let pid = stage.consumer_pid();
     let mut services = vec![Service {
         name: CULPRIT.to_owned(),
         per_second: options.per_second * CULPRIT_SHARE / SHARES,
@@ -201,7 +197,7 @@ pub fn run(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Report, Error
         per_second: options.per_second / SHARES,
     }));
     let mut publishers = Publishers::start(&host, &stage, &services)?;
-    let watch = Watch::start(pid, &logs)?;
+    let watch = Watch::start(stage.consumer_pid(), &logs)?;
     let mut report = Report::default();
     say("full-disk: there is space");
     publishers.phase("before")?;
@@ -231,30 +227,17 @@ pub fn run(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Report, Error
     report.full_ns = began.elapsed().as_nanos() as u64;
     let freed = Instant::now();
     publishers.phase("after")?;
-    wait_until("what was kept is written", || {
-        let now = stage.bus.stats();
-        (at_the_end.sources.iter()).all(|then| {
-            let now = now.sources.iter().find(|now| now.label == then.label);
-            now.is_some_and(|now| now.written + now.dropped.total() >= then.published)
-        })
-    })?;
+    wait_until_written(&stage, &at_the_end)?;
     report.recovery_ns = freed.elapsed().as_nanos() as u64;
     say("full-disk: there is space again");
     std::thread::sleep(options.calm);
-    let said = publishers.end()?;
-    let stats = stage.settle()?;
-    wait_until("no trouble is told", || {
-        (stage.bus.consumer()).is_some_and(|info| info.trouble.is_empty())
-    })?;
-    let recovered = recovery_criterion(&stage, pid);
-    report.told = troubles.end()?;
-    stage.close()?;
-    let seen = watch.end()?;
+    let ended = end(stage, publishers, troubles, watch)?;
     let first_after = first_number(&logs)?;
-    report.services = outcomes(&logs, &stats, &said)?;
-    report.publish = said.publish;
-    report.anonymous_bytes = seen.anonymous_bytes;
-    let mut criteria = judge(&report.services, &|service| service != CULPRIT, &seen);
+    report.services = outcomes(&logs, &ended.stats, &ended.said)?;
+    report.publish = ended.said.publish;
+    report.told = ended.told;
+    report.anonymous_bytes = ended.seen.anonymous_bytes;
+    let mut criteria = judge(&report.services, &|service| service != CULPRIT, &ended.seen);
     let culprit = &report.services[0];
     criteria.push(Criterion::new(
         format!(
@@ -267,11 +250,8 @@ pub fn run(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Report, Error
             && first_after > first_before
             && culprit.missing <= culprit.account.dropped,
     ));
-    let sum = |stats: &millpond_bus::Stats, of: fn(&millpond_bus::SourceStats) -> u64| -> u64 {
-        stats.sources.iter().map(of).sum()
-    };
-    let published = sum(&during, |of| of.published) - sum(&before, |of| of.published);
-    let dropped = sum(&at_the_end, |of| of.dropped.total()) - sum(&before, |of| of.dropped.total());
+    let published = growth(&before, &during, |of| of.published);
+    let dropped = growth(&before, &at_the_end, |of| of.dropped.total());
     criteria.push(Criterion::new(
         format!(
             "while there was no space the statistics counted {published} published, {dropped} were dropped, and \
@@ -286,7 +266,7 @@ pub fn run(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Report, Error
         ),
         report.told.len() == 1 && report.told[0].contains("No space"),
     ));
-    criteria.push(recovered);
+    criteria.push(ended.recovered);
     report.criteria = criteria;
     Ok(report)
 }
@@ -335,19 +315,6 @@ impl fmt::Display for Report {
             text::bytes(self.ballast_bytes),
             text::bytes(self.anonymous_bytes)
         )?;
-        for told in &self.told {
-            writeln!(f, "  told: {told}")?;
-        }
-        let rows: Vec<_> = (self.publish.iter())
-            .map(|(phase, summary)| (phase.as_str(), *summary))
-            .collect();
-        text::latencies(f, &rows)?;
-        let accounts: Vec<_> = self
-            .services
-            .iter()
-            .map(|one| one.account.clone())
-            .collect();
-        text::log_accounts(f, &accounts)?;
-        text::criteria(f, &self.criteria)
+        display(f, &self.told, &self.publish, &self.services, &self.criteria)
     }
 }

@@ -25,6 +25,12 @@ pub(crate) fn run(flags: &ReplayFlags, settings: &Settings) -> Run {
         ($scenario:ident) => {
             play!($scenario, |_| {})
         };
+        // With flags that the options have under the same names.
+        ($scenario:ident, $($flag:ident),+) => {
+            play!($scenario, |options| {
+                $(options.$flag = flags.$flag.clone();)+
+            })
+        };
         ($scenario:ident, $more:expr) => {{
             let mut options = match &flags.size {
                 Size::Ci => $scenario::Options::ci(),
@@ -52,33 +58,18 @@ pub(crate) fn run(flags: &ReplayFlags, settings: &Settings) -> Run {
         Scenario::LastValue => play!(last_value),
         Scenario::Debate => play!(debate),
         Scenario::SelectiveWake => play!(selective_wake),
-        Scenario::NormalDay => play!(normal_day, |options| options.dir = flags.dir.clone()),
+        Scenario::NormalDay => play!(normal_day, dir),
         Scenario::Runaway => play!(runaway, |options| {
             options.dir = flags.dir.clone();
             // Where this program is not known, the library alone is asked.
             options.millpond = std::env::current_exe().ok();
         }),
-        Scenario::Rotation => play!(rotation, |options| options.dir = flags.dir.clone()),
-        Scenario::Crash => play!(crash, |options| {
-            options.dir = flags.dir.clone();
-            options.seed = flags.seed;
-        }),
-        Scenario::FrozenDisk => play!(frozen_disk, |options| {
-            options.dir = flags.dir.clone();
-            options.seed = flags.seed;
-        }),
-        Scenario::FullDisk => play!(full_disk, |options| {
-            options.dir = flags.dir.clone();
-            options.seed = flags.seed;
-        }),
-        Scenario::PowerCut => play!(power_cut, |options| {
-            options.dir = flags.dir.clone();
-            options.seed = flags.seed;
-        }),
-        Scenario::Ptys => play!(ptys, |options| {
-            options.dir = flags.dir.clone();
-            options.seed = flags.seed;
-        }),
+        Scenario::Rotation => play!(rotation, dir),
+        Scenario::Crash => play!(crash, dir, seed),
+        Scenario::FrozenDisk => play!(frozen_disk, dir),
+        Scenario::FullDisk => play!(full_disk, dir),
+        Scenario::PowerCut => play!(power_cut, dir, seed),
+        Scenario::Ptys => play!(ptys, dir, seed),
         Scenario::Week => play!(week, |options| {
             if let Size::Bytes(sizes) = &flags.size {
                 options.sizes = sizes.clone();
