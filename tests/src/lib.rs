@@ -287,21 +287,33 @@ pub struct RoomSample {
     pub temperature_mk: u64,
 }
 
+/// What this run's random numbers start from: `MILLPOND_TEST_SEED`, else the time. It is printed, and a test that
+/// fails shows it.
+///
+/// # Panics
+/// On a `MILLPOND_TEST_SEED` that is no number: a run that is to be repeated must not be another one.
+pub fn seed() -> u64 {
+    let seed = match std::env::var("MILLPOND_TEST_SEED") {
+        Ok(text) => match text.parse() {
+            Ok(seed) => seed,
+            Err(error) => panic!("MILLPOND_TEST_SEED={text}: {error}"),
+        },
+        Err(_) => {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            now.map_or(1, |now| now.as_nanos() as u64)
+        }
+    };
+    eprintln!("seed: MILLPOND_TEST_SEED={seed}");
+    seed
+}
+
 /// A small random generator: the same seed, the same numbers.
 pub struct Random(millpond_loadgen::Random);
 
 impl Random {
-    /// Seeded from `MILLPOND_TEST_SEED`, else from the time; the seed is printed.
+    /// From [`seed`].
     pub fn seeded() -> Self {
-        let given = std::env::var("MILLPOND_TEST_SEED")
-            .ok()
-            .and_then(|text| text.parse().ok());
-        let seed = given.unwrap_or_else(|| {
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-            now.map_or(1, |now| now.as_nanos() as u64)
-        });
-        eprintln!("seed: MILLPOND_TEST_SEED={seed}");
-        Random(millpond_loadgen::Random::new(seed))
+        Random(millpond_loadgen::Random::new(seed()))
     }
 
     /// A number below `end`.

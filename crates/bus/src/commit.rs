@@ -262,8 +262,13 @@ impl CommitArea {
         &self.services
     }
 
-    pub(crate) fn set_lane(&mut self, slot: usize, commit: LaneCommit) {
-        self.lanes[slot] = commit;
+    /// Notes a lane's new state; how many events it has taken since the last one.
+    pub(crate) fn set_lane(&mut self, slot: usize, commit: LaneCommit) -> u64 {
+        let before = std::mem::replace(&mut self.lanes[slot], commit);
+        match before.epoch == commit.epoch {
+            true => commit.delivered.saturating_sub(before.delivered),
+            false => commit.delivered,
+        }
     }
 
     /// Notes a service's new state; false when there is no slot left for a new service.

@@ -21,12 +21,13 @@ use crate::layout::{
     BELLS_OFFSET, CALIBRATION_OFFSET, CHANNELS_MAX, CHANNELS_OFFSET, CONSUMER_OFFSET,
     CONTROL_ALLOCATED_BYTES, CONTROL_BYTES, CONTROL_MAGIC, ChannelBell, ChannelOutbox,
     ConsumerLine, ConsumerText, ControlHeader, DATA_OFFSET, DIRECTORY_OFFSET, DOORBELL_OFFSET,
-    DirectoryEntry, HISTORIES_MAX, HISTORIES_OFFSET, HISTORY_MARKS_OFFSET, HistoryBlock,
-    HistoryMark, LANE_COMMITS_OFFSET, LANES_MAX, LAYOUT_VERSION, LaneCommitSlot, NAMES_MAX,
-    NAMES_OFFSET, NameSlot, ORIGINS_OFFSET, OUTBOXES_OFFSET, OriginSlot, READY_OFFSET,
-    REQUEST_OFFSET, RULES_MAX, RULES_OFFSET, ReadyLine, RequestLine, SCHEMAS_MAX, SCHEMAS_OFFSET,
-    SERVICE_COMMITS_OFFSET, SERVICES_MAX, SOURCE_ORIGINS_OFFSET, SOURCES_MAX, SOURCES_OFFSET,
-    SUBSCRIBERS_MAX, SUBSCRIBERS_OFFSET, SchemaSlot, ServiceCommitSlot, SourceSlot, SubscriberSlot,
+    DirectoryEntry, FIGURES_OFFSET, FiguresPage, HISTORIES_MAX, HISTORIES_OFFSET,
+    HISTORY_MARKS_OFFSET, HistoryBlock, HistoryMark, LANE_COMMITS_OFFSET, LANES_MAX,
+    LAYOUT_VERSION, LaneCommitSlot, NAMES_MAX, NAMES_OFFSET, NameSlot, ORIGINS_OFFSET,
+    OUTBOXES_OFFSET, OriginSlot, READY_OFFSET, REQUEST_OFFSET, RULES_MAX, RULES_OFFSET, ReadyLine,
+    RequestLine, SCHEMAS_MAX, SCHEMAS_OFFSET, SERVICE_COMMITS_OFFSET, SERVICE_DISKS_OFFSET,
+    SERVICES_MAX, SOURCE_ORIGINS_OFFSET, SOURCES_MAX, SOURCES_OFFSET, SUBSCRIBERS_MAX,
+    SUBSCRIBERS_OFFSET, SchemaSlot, ServiceCommitSlot, ServiceDiskSlot, SourceSlot, SubscriberSlot,
     TEXT_OFFSET,
 };
 use crate::names;
@@ -67,6 +68,9 @@ pub(crate) struct Control {
     pub(crate) origins: Pinned<[OriginSlot; LANES_MAX]>,
     /// By source, of the lane that was seen last.
     pub(crate) source_origins: Pinned<[OriginSlot; SOURCES_MAX]>,
+    pub(crate) figures: Pinned<FiguresPage>,
+    /// By slot in the commit point.
+    pub(crate) service_disks: Pinned<[ServiceDiskSlot; SERVICES_MAX]>,
     pub(crate) history_marks: Pinned<[HistoryMark; HISTORIES_MAX]>,
     /// Touch none whose mark is not set: it has no memory.
     pub(crate) histories: Pinned<[HistoryBlock; HISTORIES_MAX]>,
@@ -224,6 +228,8 @@ impl Control {
             schemas: region.pin(SCHEMAS_OFFSET).ok_or_else(short)?,
             origins: region.pin(ORIGINS_OFFSET).ok_or_else(short)?,
             source_origins: region.pin(SOURCE_ORIGINS_OFFSET).ok_or_else(short)?,
+            figures: region.pin(FIGURES_OFFSET).ok_or_else(short)?,
+            service_disks: region.pin(SERVICE_DISKS_OFFSET).ok_or_else(short)?,
             history_marks: region.pin(HISTORY_MARKS_OFFSET).ok_or_else(short)?,
             histories: region.pin(HISTORIES_OFFSET).ok_or_else(short)?,
             ready: region.pin(READY_OFFSET).ok_or_else(short)?,

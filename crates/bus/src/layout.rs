@@ -7,13 +7,14 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::clock::CalibrationPage;
 use crate::commit_bell::CommitBellLine;
 use crate::doorbell::DoorbellLine;
+use crate::figures::HISTOGRAM_BUCKETS;
 use crate::region::Shared;
 use crate::ring::RingHeader;
 use crate::rule::RuleEntry;
 use crate::sync::atomic::{AtomicU32, AtomicU64};
 
 /// Changes whenever a byte of shared memory changes its meaning. Both ends of a bus must agree.
-pub(crate) const LAYOUT_VERSION: u32 = 5;
+pub(crate) const LAYOUT_VERSION: u32 = 6;
 pub(crate) const CONTROL_MAGIC: u64 = u64::from_le_bytes(*b"mpondctl");
 pub(crate) const LANE_MAGIC: u64 = u64::from_le_bytes(*b"mpondlan");
 pub(crate) const OUTBOX_MAGIC: u64 = u64::from_le_bytes(*b"mpondobx");
@@ -280,6 +281,59 @@ pub(crate) struct OriginSlot {
 }
 const _: () = assert!(size_of::<OriginSlot>() == 168);
 
+/// How often each magnitude was seen, see `Histogram`. Consumer only.
+#[repr(C, align(128))]
+pub(crate) struct HistogramLine {
+    pub(crate) buckets: [AtomicU64; HISTOGRAM_BUCKETS],
+    pub(crate) sum: AtomicU64,
+}
+const _: () = assert!(size_of::<HistogramLine>() == 384);
+
+/// What the consumer says of its work. Consumer only; it outlives each of them.
+#[repr(C, align(128))]
+pub(crate) struct FiguresPage {
+    pub(crate) group_events: HistogramLine,
+    pub(crate) group_bytes: HistogramLine,
+    pub(crate) write_ns: HistogramLine,
+    pub(crate) sync_ns: HistogramLine,
+    pub(crate) commit_delay_ns: HistogramLine,
+    pub(crate) batch_events: HistogramLine,
+    pub(crate) cpu_ns: AtomicU64,
+    pub(crate) memory_bytes: AtomicU64,
+    pub(crate) write_failures: AtomicU64,
+    pub(crate) seal_failures: AtomicU64,
+    pub(crate) sealed_segments: AtomicU64,
+    pub(crate) sealed_saved_bytes: AtomicU64,
+    pub(crate) trimmed_segments: AtomicU64,
+    pub(crate) trimmed_bytes: AtomicU64,
+    /// 0 until the rest of the disk has been told.
+    pub(crate) disk_time_ns: AtomicU64,
+    pub(crate) disk_bytes: AtomicU64,
+    /// `u64::MAX` for none.
+    pub(crate) disk_bytes_limit: AtomicU64,
+    pub(crate) disk_free_bytes: AtomicU64,
+    pub(crate) disk_keep_free_bytes: AtomicU64,
+    pub(crate) disk_file_system_bytes: AtomicU64,
+    pub(crate) disk_unsynced_segments: AtomicU64,
+    pub(crate) reserved: AtomicU64,
+}
+const _: () = assert!(size_of::<FiguresPage>() == 6 * 384 + 16 * 8);
+
+/// What a service has of the disk, by its slot in the commit point. Consumer only.
+#[repr(C)]
+pub(crate) struct ServiceDiskSlot {
+    /// Of the name of the service that this is about; 0 for none.
+    pub(crate) name_hash: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    /// Limits are `u64::MAX` for none.
+    pub(crate) bytes_limit: AtomicU64,
+    pub(crate) segments: AtomicU64,
+    pub(crate) segments_limit: AtomicU64,
+    pub(crate) age_limit_ns: AtomicU64,
+    pub(crate) reserved: [AtomicU64; 2],
+}
+const _: () = assert!(size_of::<ServiceDiskSlot>() == 64);
+
 /// The counters of a source or service at the end of one interval, as they were seen last in it.
 #[repr(C)]
 pub(crate) struct IntervalSlot {
@@ -322,6 +376,10 @@ unsafe impl Shared for OriginSlot {}
 unsafe impl Shared for HistoryBlock {}
 // SAFETY: as above.
 unsafe impl Shared for HistoryMark {}
+// SAFETY: as above.
+unsafe impl Shared for FiguresPage {}
+// SAFETY: as above.
+unsafe impl Shared for ServiceDiskSlot {}
 // SAFETY: as above.
 unsafe impl Shared for DoorbellLine {}
 // SAFETY: as above.
@@ -385,8 +443,11 @@ pub(crate) const ORIGINS_OFFSET: usize =
     page(SUBSCRIBERS_OFFSET + SUBSCRIBERS_MAX * size_of::<SubscriberSlot>());
 pub(crate) const SOURCE_ORIGINS_OFFSET: usize =
     page(ORIGINS_OFFSET + LANES_MAX * size_of::<OriginSlot>());
-pub(crate) const HISTORY_MARKS_OFFSET: usize =
+pub(crate) const FIGURES_OFFSET: usize =
     page(SOURCE_ORIGINS_OFFSET + SOURCES_MAX * size_of::<OriginSlot>());
+pub(crate) const SERVICE_DISKS_OFFSET: usize = page(FIGURES_OFFSET + size_of::<FiguresPage>());
+pub(crate) const HISTORY_MARKS_OFFSET: usize =
+    page(SERVICE_DISKS_OFFSET + SERVICES_MAX * size_of::<ServiceDiskSlot>());
 /// All that is allocated when the segment is made; what follows is allocated block by block.
 pub(crate) const CONTROL_ALLOCATED_BYTES: usize =
     page(HISTORY_MARKS_OFFSET + HISTORIES_MAX * size_of::<HistoryMark>());

@@ -67,6 +67,8 @@ mod error;
 #[cfg(not(loom))]
 mod event;
 #[cfg(not(loom))]
+mod figures;
+#[cfg(not(loom))]
 mod history;
 #[cfg(not(loom))]
 pub mod inspect;
@@ -122,6 +124,10 @@ pub use self::{
     },
     error::{Error, ErrorKind},
     event::{Dropped, Event, Lagged, OwnedEvent, Subscriber},
+    figures::{
+        ConsumerFigures, DiskFigures, GroupFigures, HISTOGRAM_BUCKETS, Histogram, ServiceDisk,
+        UpkeepFigures,
+    },
     history::{History, Interval, ServiceHistory, SourceHistory, sum_since},
     level::Level,
     origin::Origin,

@@ -97,7 +97,7 @@ pub(crate) fn bit(name: &str) -> u64 {
 }
 
 /// FNV-1a: the table needs spread, not secrecy.
-fn hash(name: &str) -> u64 {
+pub(crate) fn hash(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })

@@ -1,8 +1,11 @@
 //! Everything counted on a bus, read from shared memory without asking anyone.
 
+use std::collections::BTreeMap;
+
 use crate::commit::{self, LaneCommit};
 use crate::control::Control;
 use crate::drain::{self, Scope, SourceTotalsPlain};
+use crate::figures::{self, ConsumerFigures, ServiceDisk};
 use crate::lane::{self, Lane, RingKind};
 use crate::layout::{SOURCES_MAX, load_text, text_of};
 use crate::object;
@@ -32,6 +35,15 @@ impl DropCounts {
         some.saturating_add(self.too_long)
             .saturating_add(self.other)
     }
+
+    /// Adds what others dropped, cause by cause.
+    pub fn add(&mut self, more: &DropCounts) {
+        let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
+        add(&mut self.full, more.full);
+        add(&mut self.deadline, more.deadline);
+        add(&mut self.too_long, more.too_long);
+        add(&mut self.other, more.other);
+    }
 }
 
 /// The process that holds the consumer's lease, or held it last.
@@ -51,6 +63,8 @@ pub struct ConsumerInfo {
     pub logs_dir: String,
     /// What keeps it from writing, empty for nothing.
     pub trouble: String,
+    /// What it does, and how long that takes.
+    pub figures: ConsumerFigures,
 }
 
 impl ConsumerInfo {
@@ -66,6 +80,7 @@ impl ConsumerInfo {
             backend: text_of(&text.backend),
             logs_dir: text_of(&text.logs_dir),
             trouble: text_of(&text.trouble),
+            figures: figures::read(control),
         }
     }
 }
@@ -165,6 +180,8 @@ pub struct ServiceStats {
     pub segments: u64,
     /// Pieces of text that redaction replaced.
     pub redacted: u64,
+    /// What it has of the disk, against its own limits; `None` until a consumer has said.
+    pub disk: Option<ServiceDisk>,
 }
 
 /// A reading of a bus's statistics. Numbers of live lanes move while they are read; once publishers rest
@@ -247,6 +264,31 @@ fn read_subscribers(control: &Control) -> Vec<SubscriberStats> {
 }
 
 impl Stats {
+    /// What was dropped under each rule, by cause, over all of its sources; rules without a source are not there.
+    ///
+    /// ```
+    /// use millpond_bus::{Bus, BusOptions, Level};
+    /// let bus = Bus::attach(&format!("doc-rules-{}", std::process::id()), &BusOptions::default())?;
+    /// let mut publisher = bus.publisher("indexer")?;
+    /// let topic = publisher.topic("log:web")?;
+    /// publisher.publish(topic, Level::Info, b"{}")?;
+    /// let stats = bus.stats();
+    /// let by_rule = stats.dropped_by_rule();
+    /// assert_eq!(by_rule.len(), 1);
+    /// assert_eq!(by_rule["log:*"].total(), 0);
+    /// # drop(publisher);
+    /// # bus.remove()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn dropped_by_rule(&self) -> BTreeMap<&str, DropCounts> {
+        let mut by_rule: BTreeMap<&str, DropCounts> = BTreeMap::new();
+        for source in &self.sources {
+            let sum = by_rule.entry(&source.pattern).or_default();
+            sum.add(&source.dropped);
+        }
+        by_rule
+    }
+
     pub(crate) fn read(control: &Control) -> Self {
         let (lanes, sources) = read_lanes_and_sources(control);
         let alive = object::is_locked(&object::control_name(&control.bus));
@@ -504,10 +546,7 @@ impl SourceStats {
         add(&mut self.rejected, lane.rejected);
         add(&mut self.coalesced, lane.coalesced);
         add(&mut self.suppressed, lane.suppressed);
-        add(&mut self.dropped.full, lane.dropped.full);
-        add(&mut self.dropped.deadline, lane.dropped.deadline);
-        add(&mut self.dropped.too_long, lane.dropped.too_long);
-        add(&mut self.dropped.other, lane.dropped.other);
+        self.dropped.add(&lane.dropped);
         add(&mut self.in_flight, lane.in_flight);
         add(&mut self.delivered_bytes, lane.delivered_bytes);
     }
@@ -520,7 +559,9 @@ fn read_services(control: &Control) -> Vec<ServiceStats> {
         if commit::bank(&control.consumer.generation) == bank {
             return services
                 .into_iter()
-                .map(|commit| ServiceStats {
+                .enumerate()
+                .map(|(slot, commit)| ServiceStats {
+                    disk: figures::read_service(control, slot, &commit.name),
                     name: commit.name,
                     segment_id: commit.segment_id,
                     segment_bytes: commit.length_bytes,

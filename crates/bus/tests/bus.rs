@@ -3,7 +3,7 @@
 //! Each case prints its seed through proptest where it fails.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use millpond_bus::{
     Bus, BusOptions, ErrorKind, Item, Level, Limits, Overflow, PublishError, Rule, RuleTable,
@@ -298,6 +298,23 @@ fn a_second_consumer_is_refused_with_the_first_ones_process() {
     );
     drop(drain);
     bus.0.drain().expect("the lease is free again");
+}
+
+#[test]
+fn those_who_only_look_keep_no_consumer_from_its_lease() {
+    let bus = TestBus::new(Overflow::DropNewest, 64 << 10);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // To look is to hold the lease for a moment.
+            while !is_over.load(Ordering::Relaxed) {
+                bus.0.consumer();
+            }
+        });
+        let refused = (0..5000).find_map(|_| bus.0.drain().err());
+        is_over.store(true, Ordering::Relaxed);
+        assert!(refused.is_none(), "{refused:?}");
+    });
 }
 
 /// Writes words over the object of this bus whose name begins so.

@@ -8,14 +8,15 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use millpond_bus::{
-    Bus, ConsumerNotice, Doorbell, Drain, FlushRequest, Item, Mark, RuleTable, Scope, Sleep,
-    Verdict,
+    Bus, ConsumerNotice, Doorbell, Drain, FlushRequest, GroupFigures, Item, Mark, RuleTable, Scope,
+    Sleep, UpkeepFigures, Verdict,
 };
 use millpond_logfile::Level;
-use millpond_sink::{Closed, CompletedGroup, Cut, Policy, Sink, SyncPolicy};
+use millpond_sink::{CompletedGroup, Cut, DiskUse, Policy, Sink, SyncPolicy, WriterStatus};
 
 use crate::error::Error;
 use crate::gaps::Gaps;
+use crate::life::{Life, Phase};
 use crate::reduce::{Reducers, Reductions};
 use crate::router::Router;
 use crate::schemas::Schemas;
@@ -63,6 +64,17 @@ pub enum Notice {
     Reloaded(String),
     /// New rules were asked for and are not in force: the old ones are.
     NotReloaded(String),
+}
+
+impl Notice {
+    /// As an event of `tracing`: for a consumer whose notices nobody takes.
+    fn trace(&self) {
+        match self {
+            Notice::TroubleOver | Notice::Reloaded(_) => tracing::info!("{self}"),
+            Notice::NotReloaded(_) => tracing::error!("{self}"),
+            _ => tracing::warn!("{self}"),
+        }
+    }
 }
 
 impl std::fmt::Display for Notice {
@@ -115,6 +127,7 @@ pub struct Builder {
     rules: Option<RuleTable>,
     reductions: Reductions,
     reload: Option<Reload>,
+    life: Life,
 }
 
 /// What a consumer goes by and can change while it runs.
@@ -179,6 +192,13 @@ impl Builder {
         self
     }
 
+    /// Where it tells how far it is. Default: nobody is told.
+    #[must_use]
+    pub fn life(mut self, life: &Life) -> Self {
+        self.life = life.clone();
+        self
+    }
+
     /// Rules to put in force. Default: those the bus has. Publishers that are attached follow.
     #[must_use]
     pub fn rules(mut self, rules: RuleTable) -> Self {
@@ -191,7 +211,10 @@ impl Builder {
     /// # Errors
     /// `Bus` when the bus has a consumer already, `Sink` when the directory cannot be written.
     pub fn open(self) -> Result<Daemon, Error> {
+        let life = self.life;
+        life.enter(Phase::Lease);
         let mut drain = self.bus.drain()?;
+        life.enter(Phase::Rules);
         let mut subscribers = Subscribers::new();
         let mut rules = self.bus.rules()?;
         if let Some(wanted) = self.rules
@@ -202,6 +225,7 @@ impl Builder {
         }
         subscribers.set_rules(&drain, &rules);
         subscribers.follow_outboxes(&drain);
+        life.enter(Phase::Recovery);
         let has_completed = Arc::new(AtomicBool::new(false));
         let completed = {
             let (has_completed, doorbell) = (Arc::clone(&has_completed), drain.doorbell());
@@ -232,6 +256,8 @@ impl Builder {
             },
             failure: None,
             logs_dir: self.logs_dir,
+            bus_name: self.bus.name().to_owned(),
+            life,
             drain,
             subscribers,
             schemas: Schemas::new(&self.bus),
@@ -248,6 +274,7 @@ impl Builder {
             next_housekeeping_ns: 0,
             trouble: None,
             upkeep: [None, None, None, None],
+            upkeep_counted: UpkeepFigures::default(),
             notices: cuts
                 .iter()
                 .map(|cut| Notice::Recovered(describe_cut(cut)))
@@ -258,10 +285,22 @@ impl Builder {
         daemon.commit_new_services();
         // What the one before us had counted and not told. Until this is committed, it is in the commit point.
         daemon.reducers.tell_all(&mut daemon.sink);
+        let (backend, _) = daemon.backend();
+        tracing::info!(
+            bus = daemon.bus_name,
+            logs = %daemon.logs_dir.display(),
+            backend,
+            services = committed.len(),
+            recovered = daemon.notices.len(),
+            "consumer started"
+        );
+        // The last sign of life was before recovery, which may have taken long.
+        daemon.drain.beat();
+        daemon.life.enter(Phase::Running);
         Ok(daemon)
     }
 
-    /// Opens it and runs it on a thread of its own.
+    /// Opens it and runs it on a thread of its own. What people should hear of becomes events of `tracing`.
     ///
     /// # Errors
     /// As [`Builder::open`].
@@ -271,7 +310,7 @@ impl Builder {
         let thread = std::thread::Builder::new()
             .name("millpond-consumer".to_owned())
             .spawn(move || {
-                daemon.run(&mut |_| {});
+                daemon.run(&mut |notice| notice.trace());
                 daemon.close()
             })
             .map_err(|error| Error::Thread(error.to_string()))?;
@@ -350,10 +389,14 @@ pub struct Daemon {
     /// Somebody waits for everything that has been published.
     flush: Option<FlushRequest>,
     next_housekeeping_ns: u64,
+    life: Life,
     logs_dir: PathBuf,
+    bus_name: String,
     trouble: Option<String>,
     /// What fails beside the writing: syncs, seals, indexes. And, last, a writer that had to give its way of writing up.
     upkeep: [Option<String>; 4],
+    /// What of that is in the figures already.
+    upkeep_counted: UpkeepFigures,
     notices: Vec<Notice>,
     stop: StopHandle,
     /// What ended it: see [`Daemon::failure`].
@@ -379,6 +422,7 @@ impl Daemon {
             rules: None,
             reductions: Reductions::default(),
             reload: None,
+            life: Life::default(),
         }
     }
 
@@ -402,7 +446,8 @@ impl Daemon {
         self.failure.as_ref()
     }
 
-    /// Runs until [`StopHandle::stop`] or a [`Daemon::failure`], telling `observe` what people should hear of.
+    /// Runs until [`StopHandle::stop`] or a [`Daemon::failure`], telling `observe` what people should hear of, on this
+    /// thread: an `observe` that waits, as for a standard error that nobody reads, keeps the bus waiting.
     pub fn run(&mut self, observe: &mut dyn FnMut(Notice)) {
         let mut idle_rounds = 0;
         while !self.stop.is_wanted() && self.failure.is_none() {
@@ -425,6 +470,7 @@ impl Daemon {
                 }
             }
         }
+        self.life.enter(Phase::Stopping);
         let mut steps = 0;
         while matches!(self.step(), Step::Busy { .. }) && steps < STOP_STEPS_MAX {
             steps += 1;
@@ -463,6 +509,7 @@ impl Daemon {
         // Nothing asked is less than anything asked.
         self.flush = self.flush.max(self.drain.flush_requested());
         if self.drain.rotation_requested() {
+            tracing::debug!("rotation asked for");
             self.sink.rotate();
         }
         if self.drain.reload_requested() {
@@ -516,6 +563,7 @@ impl Daemon {
         while let Some(group) = self.sink.poll() {
             commit(&mut self.drain, &mut self.marks, &group);
         }
+        self.drain.count_syncs(&self.sink.take_syncs());
     }
 
     /// Formats what waits in persisted lanes into the group being filled.
@@ -665,7 +713,13 @@ impl Daemon {
                 ConsumerNotice::Unreadable { error } => error,
             }));
         }
+        // Those beside the writes come without a group.
+        self.drain.count_syncs(&self.sink.take_syncs());
+        if let Some(found) = self.sink.take_disk_use() {
+            tell_disk(&self.drain, &found);
+        }
         let status = self.sink.status();
+        self.count_upkeep(&status);
         let losses = self.sink.take_losses();
         self.notices.extend(losses.into_iter().map(Notice::Lost));
         let upkeep = [
@@ -687,8 +741,18 @@ impl Daemon {
             self.notices
                 .extend((new.clone()).filter(|_| new != old).map(Notice::Upkeep));
         }
+        self.life.set_can_write(status.trouble.is_none());
         (self.trouble, self.upkeep) = (status.trouble, upkeep);
         self.describe();
+    }
+
+    /// Counts what the writer did beside writing since the last time.
+    fn count_upkeep(&mut self, status: &WriterStatus) {
+        let now = upkeep_of(status);
+        if now != self.upkeep_counted {
+            self.drain.count_upkeep(&now.since(&self.upkeep_counted));
+            self.upkeep_counted = now;
+        }
     }
 
     fn describe(&mut self) {
@@ -715,6 +779,7 @@ impl Daemon {
     /// `NotWritten` where the writer did not manage within a few seconds: nothing is lost, the records wait
     /// in their lanes.
     pub fn close(mut self) -> Result<(), Error> {
+        self.life.enter(Phase::Stopping);
         self.reap();
         let now_ns = self.drain.clock().now_ns();
         if self.failure.is_some() {
@@ -730,20 +795,30 @@ impl Daemon {
         self.commit_new_services();
         self.reducers.hand_over(&mut self.sink);
         self.marks.push_back(self.drain.mark(Scope::Persisted));
-        let Closed { groups, trouble } = self.sink.close(now_ns);
+        let closed = self.sink.close(now_ns);
         kill_point!("closing.written");
         // Each with its own mark: what was not written is not committed.
-        for group in groups {
-            commit(&mut self.drain, &mut self.marks, &group);
+        for group in &closed.groups {
+            commit(&mut self.drain, &mut self.marks, group);
         }
+        self.drain.count_syncs(&closed.syncs_ns);
+        if let Some(found) = &closed.disk_use {
+            tell_disk(&self.drain, found);
+        }
+        let upkeep = upkeep_of(&closed.status).since(&self.upkeep_counted);
+        self.drain.count_upkeep(&upkeep);
         kill_point!("closing.committed");
         if let Some(failure) = self.failure {
             return Err(Error::Bus(failure));
         }
-        if let Some(trouble) = trouble {
+        if let Some(trouble) = closed.trouble {
             return Err(Error::NotWritten { trouble });
         }
         self.drain.housekeep();
+        tracing::info!(
+            bus = self.bus_name,
+            "consumer stopped, everything is written"
+        );
         Ok(())
     }
 }
@@ -751,11 +826,37 @@ impl Daemon {
 /// Makes a group true that is written, the oldest that is not true yet.
 fn commit(drain: &mut Drain, marks: &mut VecDeque<Mark>, group: &CompletedGroup) {
     if let Some(mark) = marks.pop_front() {
-        drain.commit(mark, &group.services, group.durable);
+        let events = drain.commit(mark, &group.services, group.durable);
+        let now_ns = drain.clock().now_ns();
+        drain.count_group(&GroupFigures {
+            events,
+            bytes: group.bytes,
+            write_ns: group.write_ns,
+            delay_ns: (group.first_line_ns).map(|first_ns| now_ns.saturating_sub(first_ns)),
+        });
     }
     if group.durable {
         drain.mark_durable();
     }
+}
+
+fn upkeep_of(status: &WriterStatus) -> UpkeepFigures {
+    UpkeepFigures {
+        write_failures: status.failures,
+        seal_failures: status.seal_failures,
+        sealed_segments: status.sealed_segments,
+        sealed_saved_bytes: status.saved_bytes,
+        trimmed_segments: status.trimmed_segments,
+        trimmed_bytes: status.trimmed_bytes,
+    }
+}
+
+fn tell_disk(drain: &Drain, found: &DiskUse) {
+    let services = found.services.iter();
+    drain.tell_disk(
+        &found.disk,
+        services.map(|(name, of_service)| (name.as_str(), *of_service)),
+    );
 }
 
 fn pause() {

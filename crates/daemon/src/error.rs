@@ -28,6 +28,13 @@ pub enum Error {
     },
     /// The consumer's thread could not be started, or panicked.
     Thread(String),
+    /// The pages cannot be served at this address.
+    Http {
+        /// What was asked for.
+        address: std::net::SocketAddr,
+        /// Why not, and what to do.
+        why: String,
+    },
 }
 
 impl fmt::Display for Error {
@@ -40,6 +47,7 @@ impl fmt::Display for Error {
                 "the last records could not be written and wait in shared memory for the next daemon: {trouble}"
             ),
             Error::Thread(why) => write!(f, "the consumer's thread failed: {why}"),
+            Error::Http { address, why } => write!(f, "cannot serve HTTP on {address}: {why}"),
         }
     }
 }
@@ -49,7 +57,7 @@ impl std::error::Error for Error {
         match self {
             Error::Bus(error) => Some(error),
             Error::Sink(error) => Some(error),
-            Error::NotWritten { .. } | Error::Thread(_) => None,
+            Error::NotWritten { .. } | Error::Thread(_) | Error::Http { .. } => None,
         }
     }
 }

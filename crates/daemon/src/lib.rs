@@ -39,12 +39,19 @@ mod consumer;
 mod delivery;
 mod error;
 mod gaps;
+mod health;
+#[cfg(feature = "http")]
+pub mod http;
+mod life;
 mod reduce;
+pub mod report;
 mod router;
 mod schemas;
 mod subscribers;
 
 pub use self::consumer::{Builder, Configuration, Daemon, Notice, Running, Step, StopHandle};
 pub use self::error::Error;
+pub use self::health::{HEARTBEAT_AGE_MAX, Health};
+pub use self::life::{Life, Phase};
 pub use self::reduce::{RateLimit, Redaction, RedactionError, Reduction, Reductions};
 pub use millpond_sink::{BackendChoice, Policy, SealPolicy, ServicePolicy, SyncPolicy};

@@ -21,6 +21,8 @@ pub(crate) struct Subscribers {
     bits: NameBits,
     /// Since the processor was last offered to others.
     pushed_bytes: u64,
+    /// Events in each consolidated record of the flush under way.
+    batch_events: Vec<u32>,
     /// The rules, by channel, and what was said of their events already.
     rules: BTreeMap<u32, (Rule, ChannelCounts)>,
 }
@@ -76,6 +78,7 @@ impl Subscribers {
             delivery: Delivery::new(),
             bits: NameBits::default(),
             pushed_bytes: 0,
+            batch_events: Vec::new(),
             rules: BTreeMap::new(),
         }
     }
@@ -183,13 +186,16 @@ impl Subscribers {
     fn flush(&mut self, drain: &mut Drain, channel: u32, now_ns: u64) {
         let bits = self.bits.take(channel);
         let mut outbox = drain.outbox(channel);
+        let batch_events = &mut self.batch_events;
         let (mut pushed_bytes, capacity_bytes) =
             (0, outbox.as_deref().map_or(0, Outbox::capacity_bytes));
         let coalesced = self.delivery.flush(channel, now_ns, &mut |piece| {
             let pushed = match (&mut outbox, &piece) {
                 (Some(outbox), Piece::Batch(parts)) => {
                     pushed_bytes += parts.payload_bytes() as u64;
-                    outbox.push(parts, bits)
+                    let pushed = outbox.push(parts, bits);
+                    batch_events.extend(pushed.then_some(parts.count));
+                    pushed
                 }
                 (Some(outbox), Piece::Gap(gap)) => outbox.push_gap(gap, now_ns),
                 (None, _) => false,
@@ -202,6 +208,9 @@ impl Subscribers {
             );
         });
         drain.commit_batched(channel, coalesced);
+        for events in self.batch_events.drain(..) {
+            drain.count_batch(events.into());
+        }
         self.pushed_bytes += pushed_bytes;
         if self.pushed_bytes > capacity_bytes / YIELD_PART {
             // In a flood, whoever reads this must have a turn on the processor before it is overwritten. Nobody

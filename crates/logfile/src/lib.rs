@@ -64,7 +64,8 @@ pub use self::{
     },
     query::{
         Counts, Histogram, HistogramBucket, Hit, Ignored, LevelSet, LineMatcher, Order, Query,
-        QueryReport, Reader, SegmentInfo, SegmentState, ServiceCounts, SourcePattern, TextReport,
+        QueryProgress, QueryReport, Reader, SegmentInfo, SegmentState, ServiceCounts,
+        SourcePattern, TextReport,
     },
     recover::{
         RebuildReport, Recovered, VerifyReport, complete_index, inspect_segment, rebuild_index,

@@ -53,5 +53,5 @@ pub use self::{
     open::Cut,
     policy::{BackendChoice, Policy, SealPolicy, ServicePolicy, SyncPolicy},
     sink::{Closed, CompletedGroup, ServiceId, Sink},
-    writer::{Backend, WriterStatus},
+    writer::{Backend, DiskUse, WriterStatus},
 };

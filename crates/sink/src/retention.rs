@@ -8,6 +8,7 @@
 use std::path::Path;
 use std::time::Instant;
 
+use millpond_bus::ServiceDisk;
 use millpond_logfile::SegmentId;
 
 use crate::lifecycle::{
@@ -146,6 +147,19 @@ impl Catalog {
 }
 
 impl ServiceSegments {
+    /// What it has of the disk, and its own limits.
+    pub(crate) fn disk_use(&self) -> ServiceDisk {
+        let limits = &self.limits;
+        let age_limit_ns = limits.retain_age.map(|age| age.as_nanos());
+        ServiceDisk {
+            bytes: self.bytes,
+            bytes_limit: limits.bytes,
+            segments: self.segments.len() as u64,
+            segments_limit: limits.segments.map(u64::from),
+            age_limit_ns: age_limit_ns.map(|ns| u64::try_from(ns).unwrap_or(u64::MAX - 1)),
+        }
+    }
+
     /// Its oldest segment that may go. One that is being sealed may: were it passed over, what is kept would have a
     /// hole behind it.
     fn oldest_closed(&self, now: Instant) -> Option<SegmentId> {

@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use millpond_bus::{ServiceCommit, Untold};
+use millpond_bus::{Histogram, ServiceCommit, Untold};
 use millpond_logfile::{BlockWriter, Level, SegmentId, Source, check_service_name};
 
 use crate::error::{Error, ErrorKind};
 use crate::open::{Cut, OpenedDirectory};
 use crate::policy::{Policy, ServiceLimits};
 use crate::writer::{
-    Backend, CLOSE_PATIENCE, Gone, Group, Reply, Write, Writer, WriterStatus, file_bytes_limit,
+    Backend, CLOSE_PATIENCE, DiskUse, Gone, Group, Reply, Write, Writer, WriterStatus,
+    file_bytes_limit,
 };
 
 /// Most services of one directory: what the commit point has room for.
@@ -58,6 +59,12 @@ pub struct CompletedGroup {
     pub group: u64,
     /// The new state of every service that had lines in it.
     pub services: Vec<ServiceCommit>,
+    /// Its text, in bytes.
+    pub bytes: u64,
+    /// From the moment the writer took it until all of that was in the files, in ns: every attempt, no sync.
+    pub write_ns: u64,
+    /// Time of its first line, in ns; `None` where it has none.
+    pub first_line_ns: Option<u64>,
     /// Whether it, and everything before it, is on the disk.
     pub durable: bool,
 }
@@ -78,6 +85,12 @@ pub struct Closed {
     pub groups: Vec<CompletedGroup>,
     /// Why the rest could not be written; `None` when everything is, on the disk.
     pub trouble: Option<String>,
+    /// As the last [`Sink::take_syncs`].
+    pub syncs_ns: Histogram,
+    /// As the last [`Sink::take_disk_use`].
+    pub disk_use: Option<DiskUse>,
+    /// As the last [`Sink::status`].
+    pub status: WriterStatus,
 }
 
 /// One service's open segment, as the consumer sees it.
@@ -107,6 +120,7 @@ struct Submitted {
     group: u64,
     since_ns: u64,
     since: Instant,
+    first_line_ns: Option<u64>,
     services: Vec<ServiceCommit>,
 }
 
@@ -474,11 +488,13 @@ impl Sink {
             state.begin_next_segment(now_ns);
         }
         self.filling_bytes = 0;
-        self.filling_since_ns = None;
+        // 0 says that it was to go at once, and nothing of its lines.
+        let first_line_ns = self.filling_since_ns.take().filter(|&ns| ns != 0);
         self.submitted.push_back(Submitted {
             group: self.groups,
             since_ns: now_ns,
             since: Instant::now(),
+            first_line_ns,
             services,
         });
         self.set_room();
@@ -508,9 +524,11 @@ impl Sink {
                 self.spare.push(buffer);
             }
         }
-        let mut services = match self.submitted.pop_front() {
-            Some(submitted) if submitted.group == reply.group => submitted.services,
-            _ => Vec::new(),
+        let (mut services, first_line_ns) = match self.submitted.pop_front() {
+            Some(submitted) if submitted.group == reply.group => {
+                (submitted.services, submitted.first_line_ns)
+            }
+            _ => (Vec::new(), None),
         };
         self.seen = reply.group;
         for gone in reply.gone {
@@ -531,6 +549,9 @@ impl Sink {
         CompletedGroup {
             group: reply.group,
             services,
+            bytes: reply.bytes,
+            write_ns: reply.write_ns,
+            first_line_ns,
             durable: reply.durable,
         }
     }
@@ -654,6 +675,17 @@ impl Sink {
         status
     }
 
+    /// The syncs since the last call, each by its length in ns: of groups that must be durable, and beside the writes.
+    pub fn take_syncs(&mut self) -> Histogram {
+        self.writer.take_syncs()
+    }
+
+    /// What the log has of the disk, where the writer has looked since the last call: once a second while it writes,
+    /// else every 5 s.
+    pub fn take_disk_use(&mut self) -> Option<DiskUse> {
+        self.writer.take_disk_use()
+    }
+
     /// Submits what is left, waits until it is on the disk, and ends the writer.
     ///
     /// Blocks; a writer that cannot write is given about 10 s beyond its last success.
@@ -676,7 +708,15 @@ impl Sink {
             let known = self.status().trouble;
             known.unwrap_or_else(|| "the writer was too slow".to_owned())
         });
-        Closed { groups, trouble }
+        // What it says last.
+        self.writer.end();
+        Closed {
+            groups,
+            trouble,
+            syncs_ns: self.writer.take_syncs(),
+            disk_use: self.writer.take_disk_use(),
+            status: self.writer.status(),
+        }
     }
 }
 

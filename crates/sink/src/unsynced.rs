@@ -198,12 +198,15 @@ pub(crate) struct Batch {
 pub(crate) struct Outcome {
     segments: Vec<(Key, Unsynced)>,
     results: Vec<io::Result<()>>,
+    /// How long it took; `None` where there was nothing to sync.
+    pub(crate) took: Option<Duration>,
 }
 
 impl Batch {
     /// Syncs everything, many at a time.
     pub(crate) async fn run(self, uring: bool) -> Outcome {
         let mut results = Vec::with_capacity(self.items.len());
+        let begun = (!self.items.is_empty()).then(Instant::now);
         let at_once = if uring { BATCH_URING } else { BATCH_THREADS };
         // Each may need a file handle, and where those are few, all at once would never succeed.
         let handles = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
@@ -219,6 +222,7 @@ impl Batch {
         Outcome {
             segments: self.segments,
             results,
+            took: begun.map(|begun| begun.elapsed()),
         }
     }
 }

@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use millpond_bus::{DiskFigures, Histogram, ServiceDisk};
 use millpond_logfile::{IndexEntry, SegmentId};
 use tokio::sync::mpsc as jobs;
 
@@ -42,6 +43,8 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 const SEAL_LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// After so long without a completion the ring is asked whether it still answers, and has as long to do so.
 const RING_PATIENCE: Duration = Duration::from_secs(2);
+/// The use of the disk is told at most this often.
+const DISK_USE_INTERVAL: Duration = Duration::from_secs(1);
 /// What is freed at least when the disk is full: some room for the next groups too.
 const FREE_BYTES_MIN: u64 = 256 << 10;
 
@@ -99,6 +102,23 @@ pub struct WriterStatus {
     pub index_error: Option<String>,
 }
 
+/// What the log has of the disk, over all services and for each.
+///
+/// ```no_run
+/// # fn show(sink: &mut millpond_sink::Sink) {
+/// if let Some(found) = sink.take_disk_use() {
+///     println!("{} of {:?} bytes, {} services", found.disk.bytes, found.disk.bytes_limit, found.services.len());
+/// }
+/// # }
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DiskUse {
+    /// Over all services.
+    pub disk: DiskFigures,
+    /// By name.
+    pub services: Vec<(String, ServiceDisk)>,
+}
+
 /// Everything to be written for one service.
 pub(crate) struct Write {
     pub(crate) service: String,
@@ -154,6 +174,10 @@ pub(crate) struct Reply {
     pub(crate) gone: Vec<Gone>,
     pub(crate) group: u64,
     pub(crate) buffers: Vec<Vec<u8>>,
+    /// Its text.
+    pub(crate) bytes: u64,
+    /// Until all of that was in the files.
+    pub(crate) write_ns: u64,
     pub(crate) durable: bool,
     /// Open segments to be closed, since there is too much in all of them.
     pub(crate) too_large: Vec<(String, SegmentId)>,
@@ -170,6 +194,10 @@ pub(crate) struct Writer {
 #[derive(Default)]
 struct Shared {
     status: Mutex<WriterStatus>,
+    /// Syncs since somebody took them.
+    syncs_ns: Mutex<Histogram>,
+    /// What was found last, until somebody takes it.
+    disk_use: Mutex<Option<DiskUse>>,
     /// Set when the sink goes away: give up at this time.
     give_up: Mutex<Option<Instant>>,
     /// The last group that the caller has committed. Orders nothing else: whoever looks too early waits a bit longer.
@@ -264,6 +292,14 @@ impl Writer {
 
     pub(crate) fn status(&self) -> WriterStatus {
         lock(&self.shared.status).clone()
+    }
+
+    pub(crate) fn take_syncs(&self) -> Histogram {
+        std::mem::take(&mut *lock(&self.shared.syncs_ns))
+    }
+
+    pub(crate) fn take_disk_use(&self) -> Option<DiskUse> {
+        lock(&self.shared.disk_use).take()
     }
 }
 
@@ -394,6 +430,8 @@ fn run_thread(
         uring,
         next_check: Instant::now(),
         next_seal_look: Instant::now(),
+        disk_use_changed: true,
+        next_disk_use: Instant::now(),
         seed,
     };
     runtime.block_on(writer.run(jobs, replies, &completed));
@@ -495,6 +533,10 @@ struct WriterLoop {
     next_check: Instant,
     /// When it is looked again whether something can be sealed.
     next_seal_look: Instant,
+    /// Since it was told.
+    disk_use_changed: bool,
+    /// When it may be told again.
+    next_disk_use: Instant,
 }
 
 impl WriterLoop {
@@ -506,6 +548,7 @@ impl WriterLoop {
     ) {
         self.serve(jobs, replies, completed).await;
         self.land_flight().await;
+        self.tell_disk_use();
     }
 
     async fn serve(
@@ -524,20 +567,26 @@ impl WriterLoop {
                 ns: group.now_ns,
             };
             kill_point!("sink.group_taken");
+            let begun = Instant::now();
             let Some(written) = self.write_group(group).await else {
                 return;
             };
+            let write_ns = ns_of(begun.elapsed());
+            self.disk_use_changed = true;
             kill_point!("sink.group_written");
             let Some(durable) = self.sync_group(sync, &written).await else {
                 return;
             };
             kill_point!("sink.group_synced");
+            let bytes = written.iter().map(|write| write.text.len() as u64).sum();
             let buffers = written.into_iter().map(|write| write.text).collect();
             let limit = self.seed.policy.open_bytes_limit();
             let reply = Reply {
                 group: number,
                 gone: std::mem::take(&mut self.gone),
                 buffers,
+                bytes,
+                write_ns,
                 durable,
                 too_large: self.seed.catalog.too_large(limit),
             };
@@ -586,6 +635,13 @@ impl WriterLoop {
             }
             due = due.min(self.next_seal_look);
         }
+        if self.disk_use_changed {
+            if now >= self.next_disk_use {
+                self.tell_disk_use();
+            } else {
+                due = due.min(self.next_disk_use);
+            }
+        }
         // A sync that fails at once must not make us spin.
         due.min(self.next_check).max(now + Duration::from_millis(1))
     }
@@ -600,9 +656,43 @@ impl WriterLoop {
         }
     }
 
+    /// What the log has of the disk now, for whoever asks.
+    fn tell_disk_use(&mut self) {
+        self.next_disk_use = Instant::now() + DISK_USE_INTERVAL;
+        // Where the file system does not say, what was told before stands with its time.
+        let Ok(found) = rustix::fs::statvfs(&self.seed.logs_dir) else {
+            return;
+        };
+        self.disk_use_changed = false;
+        let Seed {
+            policy, catalog, ..
+        } = &self.seed;
+        let file_system_bytes = found.f_blocks.saturating_mul(found.f_frsize);
+        let disk = DiskFigures {
+            time_ns: self.now().ns,
+            bytes: catalog.total_bytes,
+            bytes_limit: policy.total_bytes_limit,
+            free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
+            keep_free_bytes: policy.keep_free_of(file_system_bytes),
+            file_system_bytes,
+            unsynced_segments: (self.unsynced.len() + self.flight.iter().len()) as u64,
+        };
+        let services = (catalog.services.iter())
+            .map(|(name, of_service)| (name.clone(), of_service.disk_use()))
+            .collect();
+        *lock(&self.seed.shared.disk_use) = Some(DiskUse { disk, services });
+    }
+
+    fn note_sync(&self, outcome: &Outcome) {
+        if let Some(took) = outcome.took {
+            lock(&self.seed.shared.syncs_ns).add(ns_of(took));
+        }
+    }
+
     /// Removes what is over a limit, and what the floor of free space asks for.
     fn check(&mut self) {
         self.next_check = Instant::now() + CHECK_INTERVAL;
+        self.disk_use_changed = true;
         let free_bytes = match rustix::fs::statvfs(&self.seed.logs_dir) {
             Ok(found) => {
                 let (block, free) = (found.f_frsize, found.f_bavail * found.f_frsize);
@@ -640,6 +730,7 @@ impl WriterLoop {
         status.failures += trimmed.failures;
         drop(status);
         for key in &trimmed.segments {
+            tracing::info!(service = key.0, segment = %key.1, "segment removed by retention");
             self.unsynced.forget(key);
             self.note_seal_failure(key, None);
         }
@@ -703,6 +794,7 @@ impl WriterLoop {
             sealer.done();
         }
         self.next_seal_look = Instant::now();
+        self.disk_use_changed = true;
         let SealReport {
             service,
             id,
@@ -720,6 +812,8 @@ impl WriterLoop {
                 self.note_seal_failure(&(service.clone(), id), None);
                 segment.state = State::Sealed;
                 segment.held_since = None;
+                let after_bytes = segment.disk_bytes;
+                tracing::debug!(service, segment = %id, before_bytes, after_bytes, "segment sealed");
                 let mut status = lock(&self.seed.shared.status);
                 status.sealed_segments += 1;
                 status.saved_bytes += before_bytes.saturating_sub(segment.disk_bytes);
@@ -730,6 +824,7 @@ impl WriterLoop {
                 if segment.disk_bytes == 0 {
                     return; // somebody has taken it away
                 }
+                tracing::debug!(service, segment = %id, %error, "segment not sealed");
                 self.note_seal_failure(&(service.clone(), id), Some(error.to_string()));
                 segment.fail(now);
             }
@@ -850,6 +945,8 @@ impl WriterLoop {
 
     /// Notes the trouble and waits; false when it is time to give up.
     async fn pause(&self, trouble: String, backoff: &mut Duration) -> bool {
+        let retry_in_ms = backoff.as_millis() as u64;
+        tracing::debug!(trouble, retry_in_ms, "not written");
         {
             let mut status = lock(&self.seed.shared.status);
             status.trouble = Some(trouble);
@@ -962,6 +1059,7 @@ impl WriterLoop {
     /// From now on without the ring. What it still has under way may come to be written late: the same bytes in the
     /// same place. A segment is only ever cut by whoever opens the directory next, after us.
     fn leave_ring(&mut self) {
+        tracing::info!("io_uring does not answer: writing with pwrite");
         self.uring = false;
         self.segments = OpenSegments::new(&self.seed.logs_dir, false);
         self.flight = None;
@@ -1041,6 +1139,7 @@ impl WriterLoop {
             let mut closed = Segment::new(State::Closed, bytes, now_ns);
             closed.closed_in = group;
             catalog.set(policy, &write.service, id, closed);
+            tracing::debug!(service = write.service, segment = %id, bytes = length_bytes, "segment closed");
             self.segments.remove(&write.service);
             self.without_index.remove(&key);
             (self.moved).remove(&(write.service.clone(), write.segment));
@@ -1072,6 +1171,7 @@ impl WriterLoop {
             true => (self.ring_outcome(tokio_uring::spawn(batch.run(true)))).await?,
             false => batch.run(false).await,
         };
+        self.note_sync(&outcome);
         outcome.settle(&mut self.unsynced)
     }
 
@@ -1281,6 +1381,8 @@ impl WriterLoop {
 
     /// What failed waits again; meanwhile it is told.
     fn note_flight(&mut self, outcome: Outcome) {
+        self.note_sync(&outcome);
+        self.disk_use_changed = true;
         let result = outcome.settle(&mut self.unsynced);
         let mut status = lock(&self.seed.shared.status);
         status.failures += u64::from(result.is_err());
@@ -1330,6 +1432,10 @@ impl WriterLoop {
 pub(crate) fn file_bytes_limit() -> u64 {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize);
     limit.current.unwrap_or(u64::MAX)
+}
+
+fn ns_of(took: Duration) -> u64 {
+    u64::try_from(took.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// No room, or none for this user.

@@ -110,6 +110,8 @@ const TABLES: &[(&str, u64, u64)] = &[
     ("subscribers", 256, 384),
     ("origins", 1024, 168),
     ("origins of sources", 1024, 168),
+    ("figures", 1, 2432),
+    ("disks of services", 1024, 64),
     ("history marks", 2048, 4),
     // What lies behind the first blocks of it is a hole: writing there would take memory of the host.
     ("history", 2, HISTORY_BLOCK_BYTES),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use millpond_loadgen::power_cut::{Kind, Options, run};
-use millpond_tests::{Watchdog, setting};
+use millpond_tests::{Watchdog, seed, setting};
 
 use crate::scenarios::host;
 use crate::support::turn;
@@ -12,10 +12,9 @@ fn play(options: Options) {
     let options = Options {
         host: host(),
         cuts: setting("MILLPOND_TEST_CUTS", options.cuts),
-        seed: setting("MILLPOND_TEST_SEED", 1),
+        seed: seed(),
         ..options
     };
-    eprintln!("seed: MILLPOND_TEST_SEED={}", options.seed);
     let _turn = turn();
     let limit = Duration::from_secs(180 + 4 * options.cuts);
     let _watchdog = Watchdog::start("power-cut", limit);

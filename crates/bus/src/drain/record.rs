@@ -45,6 +45,7 @@ impl Drain {
             return;
         }
         self.recorder.recorded_ns = now_ns;
+        self.control.figures.tell_process();
         let control = &self.control;
         let mut sums: Vec<SourceTotalsPlain> = control
             .sources

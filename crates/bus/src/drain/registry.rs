@@ -166,7 +166,8 @@ impl Drain {
             ring::release(&ring, committed.position);
         }
         match scope {
-            Scope::Persisted => self.area.set_lane(slot, committed),
+            // What was committed before us counts no more.
+            Scope::Persisted => _ = self.area.set_lane(slot, committed),
             // Statistics go by it, and the last consumer may have died before it told them.
             // ORDERING: Release (K1).
             Scope::Batched => {

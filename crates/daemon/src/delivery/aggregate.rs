@@ -1,6 +1,6 @@
 //! Count, min, max, mean and last per name and numeric field, and a mark when a name falls silent.
 //!
-//! A window is `max_delay` long, from the first event that is pending; only the bound on bytes ends it
+//! A window ends at the next multiple of `max_delay` (whole seconds, say); only the bound on bytes ends it
 //! earlier. `max_events` and `max_bytes` cut its records.
 //!
 //! A name is *silent* when its last event is `SILENT_WINDOWS` windows old. That is reported once, with the

@@ -191,9 +191,15 @@ impl Pending {
         fits
     }
 
-    /// The delay runs from the first event that is pending.
+    /// The delay runs from the first event that is pending. Windows of aggregates end at multiples of it, so that a source
+    /// with a steady rate gets one record in each of them, and those of several channels are of the same time.
     fn note_time(&mut self, time_ns: u64) {
-        let due_ns = time_ns.saturating_add(self.settings.max_delay_ns);
+        let delay_ns = self.settings.max_delay_ns;
+        let since_last_ns = match self.settings.class {
+            Class::Aggregate => time_ns.checked_rem(delay_ns).unwrap_or(0),
+            _ => 0,
+        };
+        let due_ns = (time_ns - since_last_ns).saturating_add(delay_ns);
         self.due_ns = self.due_ns.min(due_ns);
     }
 

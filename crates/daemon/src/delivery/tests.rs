@@ -746,11 +746,9 @@ fn delivered_is_coalesced_and_written() {
         assert_eq!(delivered, accounted, "{} with seed {seed}", class.name());
         let counts = bench.delivery.counts(3);
         assert_eq!(counts.entries, bench.got.len() as u64);
-        if class == Class::Batch {
-            assert!(bench.coalesced.is_empty());
-        } else {
-            assert!(bench.got.len() < 30_000, "something was coalesced");
-        }
+        // Marks of names that fell silent may be more than what was coalesced.
+        let coalesced: u64 = bench.coalesced.values().sum();
+        assert_eq!(coalesced == 0, class == Class::Batch, "{}", class.name());
         // A quarter of the outbox per flush.
         assert!(bench.flushed_bytes_max <= 16 << 10, "seed {seed}");
     }

@@ -18,6 +18,7 @@ mod histogram;
 mod merge;
 mod pattern;
 mod plan;
+mod progress;
 mod reader;
 mod scan;
 mod segment;
@@ -26,8 +27,10 @@ mod unfolded;
 mod wide;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use self::filter::Filter;
+pub use self::progress::QueryProgress;
 pub use self::reader::{Ignored, Reader};
 pub use self::text::{SegmentInfo, SegmentState, TextReport};
 use crate::error::{Damage, Error};
@@ -167,6 +170,7 @@ pub struct Query {
     limit: Option<u64>,
     verify: bool,
     unfolds: bool,
+    progress: Arc<QueryProgress>,
 }
 
 impl Query {
@@ -252,6 +256,13 @@ impl Query {
     #[must_use]
     pub fn unfold(mut self) -> Self {
         self.unfolds = true;
+        self
+    }
+
+    /// Tells here how far it has come, for another thread to show while it runs.
+    #[must_use]
+    pub fn progress(mut self, progress: &Arc<QueryProgress>) -> Self {
+        self.progress = Arc::clone(progress);
         self
     }
 

@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use super::filter::Filter;
+use super::progress::Underway;
 use super::scan::{Chunk, Keep};
 use super::segment::{Block, Segment};
-use super::{Order, QueryReport};
+use super::{Order, QueryProgress, QueryReport};
 use crate::error::{Damage, Error};
 use crate::filters::{BlockSet, Contents, Filters};
 use crate::level::Level;
@@ -38,6 +39,7 @@ pub(super) struct Plan {
     pub(super) order: Order,
     pub(super) keep: Keep,
     pub(super) chunk_bytes_max: u64,
+    pub(super) progress: Arc<QueryProgress>,
 }
 
 impl Plan {
@@ -185,7 +187,7 @@ pub(super) fn sift_ahead(streams: &mut [Stream], plan: &Plan, report: &mut Query
         }
         streams[stream].segments[place].sifted = Some(sifted);
     }
-    streams.iter_mut().for_each(Stream::drop_done);
+    streams.iter_mut().for_each(|stream| stream.drop_done(plan));
 }
 
 /// The chunks of one service, in reading order.
@@ -215,6 +217,7 @@ impl Stream {
         };
         let mut segments: Vec<Waiting> = list_text_files(&dir)?.into_iter().map(waiting).collect();
         plan.in_order(&mut segments);
+        plan.progress.add_segments(segments.len());
         Ok(Stream {
             dir,
             segments: segments.into(),
@@ -225,18 +228,25 @@ impl Stream {
     }
 
     /// Leaves out the segments in front of this one.
-    pub(super) fn start_at(&mut self, id: SegmentId, order: Order) {
-        self.segments.retain(|waiting| match order {
+    pub(super) fn start_at(&mut self, id: SegmentId, plan: &Plan) {
+        self.retain(plan, |waiting| match plan.order {
             Order::Oldest => waiting.id >= id,
             Order::Newest => waiting.id <= id,
         });
     }
 
+    /// Those that are left out are done.
+    fn retain(&mut self, plan: &Plan, keep: impl FnMut(&mut Waiting) -> bool) {
+        let before = self.segments.len();
+        self.segments.retain_mut(keep);
+        plan.progress.add_done(before - self.segments.len());
+    }
+
     /// Looks at every index ahead of time, for the bounds by which a merge knows what it need not
     /// read yet. `open_max` is how many more segments may stay open.
     pub(super) fn survey(&mut self, plan: &Plan, open_max: &mut usize, report: &mut QueryReport) {
-        let dir = &self.dir;
-        self.segments.retain_mut(|waiting| {
+        let dir = self.dir.clone();
+        self.retain(plan, |waiting| {
             if let Some(Sifted::Admitted { .. }) = waiting.sifted {
                 return true;
             }
@@ -249,7 +259,7 @@ impl Stream {
             } else {
                 &mut unreported
             };
-            let segment = Segment::open(dir, waiting.id, waiting.is_open, report);
+            let segment = Segment::open(&dir, waiting.id, waiting.is_open, report);
             let blocks = segment.iter().flat_map(|segment| &segment.blocks);
             let bounds = blocks
                 .filter(|block| plan.admits(block))
@@ -283,6 +293,8 @@ impl Stream {
             let Some(waiting) = self.segments.pop_front() else {
                 return;
             };
+            // Done at the end of this turn, or with the last of its chunks.
+            let underway = Underway::new(&plan.progress);
             let mut sifted = waiting.sifted;
             if waiting.is_sealed && sifted.is_none() {
                 let (found, damage) = sift(&self.dir, waiting.id, plan);
@@ -310,27 +322,29 @@ impl Stream {
                 let blocks = admitted.and_then(|(blocks, covers)| {
                     segment.admits_filters(covers, report).then_some(blocks)
                 });
-                self.cut_into_chunks(plan, &segment, blocks.as_ref());
+                self.cut_into_chunks(plan, &segment, &underway, blocks.as_ref());
             }
         }
     }
 
     /// Takes out the segments that need not be read.
-    fn drop_done(&mut self) {
-        let tally = &mut self.tally;
-        self.segments.retain(|waiting| match &waiting.sifted {
+    fn drop_done(&mut self, plan: &Plan) {
+        let mut tally = self.tally;
+        self.retain(plan, |waiting| match &waiting.sifted {
             Some(Sifted::Done(counts)) => {
-                add(tally, counts);
+                add(&mut tally, counts);
                 false
             }
             _ => true,
         });
+        self.tally = tally;
     }
 
     fn cut_into_chunks(
         &mut self,
         plan: &Plan,
         segment: &Arc<Segment>,
+        underway: &Arc<Underway>,
         admitted: Option<&BlockSet>,
     ) {
         let mut numbers: Vec<usize> = (0..segment.blocks.len()).collect();
@@ -356,12 +370,14 @@ impl Stream {
                     let blocks = number..number + 1;
                     self.chunks.push_back(Chunk {
                         segment: segment.clone(),
+                        underway: underway.clone(),
                         blocks,
                         bound,
                     });
                 }
             }
         }
+        underway.set_text(self.chunks.iter().map(length).sum());
         // Times may go back within a file: a bound speaks of everything that follows, too.
         let mut least = self
             .segments

@@ -3,6 +3,7 @@
 use std::fs;
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::filter::Filter;
 use super::histogram::{self, Buckets, Span};
@@ -403,6 +404,7 @@ fn plan(query: &Query, keep: Keep, order: Order, chunk_bytes_max: u64) -> Plan {
         order,
         keep,
         chunk_bytes_max,
+        progress: Arc::clone(&query.progress),
     }
 }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::filter::{Filter, SOURCE_AT};
+use super::progress::Underway;
 use super::segment::{Segment, unreadable};
 use super::{Hit, Order};
 use crate::error::Damage;
@@ -20,6 +21,7 @@ const BUFFER_ALIGNMENT: usize = 4096;
 #[derive(Debug, Clone)]
 pub(super) struct Chunk {
     pub(super) segment: Arc<Segment>,
+    pub(super) underway: Arc<Underway>,
     pub(super) blocks: Range<usize>,
     /// No hit of this service, from this chunk on, sorts before this key.
     pub(super) bound: u64,
@@ -203,6 +205,7 @@ impl Scanner {
             return hits;
         }
         hits.text_bytes_read = range.end - range.start;
+        hits.chunk.underway.add_text(hits.text_bytes_read);
         self.search(&mut hits);
         self.compare_checksums(&mut hits);
         self.hand_over_text(&mut hits);

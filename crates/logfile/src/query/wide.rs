@@ -157,7 +157,7 @@ impl Wide<'_> {
                 let mut streams = new_streams(self.logs_dir, &names, self.plan)?;
                 for (stream, &service) in streams.iter_mut().zip(&numbers) {
                     if let Some(resume) = resumes[service] {
-                        stream.start_at(resume.segment_id, self.plan.order);
+                        stream.start_at(resume.segment_id, self.plan);
                     }
                 }
                 if at_once > 1 {
@@ -355,6 +355,7 @@ mod tests {
                     order,
                     keep: Keep::Lines,
                     chunk_bytes_max: 1 << 20,
+                    progress: Default::default(),
                 };
                 let mut services: Vec<&str> =
                     reader.services().iter().map(String::as_str).collect();
