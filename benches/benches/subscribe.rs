@@ -3,8 +3,8 @@
 //!
 //! Beside each figure stands the floor in the same run: a bare futex, a pipe, a Unix socket, a bare cache line.
 //! All of them connect two processes. Figures are medians over rounds whose order rotates.
-//! `MILLPOND_BENCH_PARTS=wake,busy,dispatch,rules,lanes` runs some of the parts. `compare/iceoryx2` does the
-//! first two with iceoryx2.
+//! `MILLPOND_BENCH_PARTS=wake,busy,dispatch,rules,lanes` runs some of the parts. `compare/peers` gives the work of the
+//! first three to others.
 //!
 //! Run: `cargo bench -p millpond-benches --bench subscribe`
 

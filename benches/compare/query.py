@@ -5,6 +5,7 @@ import argparse
 import collections
 import csv
 import datetime
+import json
 import os
 import pathlib
 import platform
@@ -183,7 +184,7 @@ class Questions:
         elif not self.args.has_duckdb:
             found["duckdb"] = f"{self.args.python} has no duckdb"
         else:
-            rows = select.replace("from logs", f"from '{self.args.parquet}'")
+            rows = select.replace("from logs", f"from read_parquet('{self.args.parquet}')")
             rows = re.sub(r"message regexp ('(?:[^']|'')*')", r"regexp_matches(message, \1)", rows)
             found["duckdb"] = [self.args.python, "-c", DUCKDB, rows]
         return found
@@ -264,8 +265,9 @@ def run(command, read):
     cpu, started = cpu_seconds(), time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
     elapsed = time.perf_counter() - started
-    # 1 is "nothing matched" with all of these.
-    failure = None if done.returncode in (0, 1) and not done.stderr else f"exit code {done.returncode}: {done.stderr[:200].decode()}"
+    # 1 is "nothing matched" with all of these. Of a traceback the last line says what it was.
+    last_words = done.stderr.decode(errors="replace").strip().rpartition("\n")[2][:200]
+    failure = None if done.returncode in (0, 1) and not done.stderr else f"exit code {done.returncode}: {last_words}"
     return elapsed * 1e3, (cpu_seconds() - cpu) * 1e3, read(done.stdout), failure
 
 
@@ -308,7 +310,46 @@ def spread(times):
     return f"{statistics.median(times):.1f} ({min(times):.1f} to {max(times):.1f})"
 
 
-def measure(questions, args):
+def version_of(program, command):
+    """What the first program of a command says of itself."""
+    name = "zstdcat" if "zstdcat" in program else command[0]
+    if command[1:3] == ["-c", DUCKDB]:
+        asked = [name, "-c", "import duckdb; print('duckdb', duckdb.__version__)"]
+    else:
+        asked = [name, "--version"]
+    try:
+        said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
+    return said.splitlines()[0] if said else ""
+
+
+class Rows:
+    """What was measured, in the form that all comparisons share: `Row` in peers/src/lib.rs, a line of JSON each."""
+
+    def __init__(self, args):
+        self.rows = []
+        # A question has no publishers: what is promised to them is left at what promises nothing.
+        self.guarantees = dict.fromkeys(("bounded", "blocking", "lossy", "crash_safe", "durable"), False)
+        paths = {"duckdb": args.parquet, "sqlite3 FTS5": args.fts, "sqlite3": args.sqlite}
+        stores = {program: path for program, path in paths.items() if path and path.exists()}
+        self.disk_bytes = {program: bytes_of(path) for program, path in stores.items()}
+        self.text_bytes = {is_sealed: bytes_of(path) for is_sealed, path in ((False, args.logs), (True, args.sealed)) if path}
+
+    def add(self, question, program, command, state, figures=(), lost=0, skipped=None):
+        disk_bytes = self.disk_bytes.get(program, self.text_bytes.get("sealed" in program))
+        each = {"events": 1, "lost": lost, "disk_bytes": disk_bytes}
+        rounds = [each | {"seconds": ms / 1e3, "cpu_seconds": cpu_ms / 1e3} for ms, cpu_ms, _, _ in figures]
+        row = {"part": "query", "work": f"{question}, {state}", "peer": program, "guarantees": self.guarantees, "rounds": rounds}
+        row["version"] = version_of(program, command) if rounds else ""
+        self.rows.append(row | ({"skipped": skipped} if skipped else {}))
+
+    def write(self, path):
+        with open(path, "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in self.rows)
+
+
+def measure(questions, args, rows):
     """Prints a row for each question and program; returns the programs whose answer is not that of the others."""
     cold = Cold([args.logs, args.sealed, args.sqlite, args.fts, args.parquet]) if args.cold_runs else None
     print(f"Warm: median (least to greatest) of {args.runs} runs, interleaved. Cold: ", end="")
@@ -325,18 +366,27 @@ def measure(questions, args):
             if program not in warm:
                 why = command if isinstance(command, str) else f"{command[0]} is not installed"
                 print(f"| {name} | {program} | skipped: {why} | | | |")
+                rows.add(name, program, command, "warm", skipped=f"skipped: {why}")
                 continue
             times, cpu, _, failures = zip(*warm[program])
             if any(failures):
-                print(f"| {name} | {program} | failed: {next(filter(None, failures)).splitlines()[0]} | | | |")
+                why = f"failed: {next(filter(None, failures))}"
+                print(f"| {name} | {program} | {why} | | | |")
+                rows.add(name, program, command, "warm", skipped=why)
                 wrong.append(f"{program} on {name}: failed")
                 continue
-            answer = str(answers[program])
+            answer, lost, differs = str(answers[program]), 0, None
             if answers[program] != usual:
                 answer += " **differs**"
+                differs = f"answers {answers[program]}, others {usual}"
                 # Words are not substrings: FTS5 answers another question, and says so by its count.
                 if "FTS5" not in program:
                     wrong.append(f"{program} on {name}: {answers[program]}, others {usual}")
+                else:
+                    lost, differs = max(0, usual - answers[program]), None
+            for state, figures in (("warm", warm), ("cold", chilled)):
+                if program in figures:
+                    rows.add(name, program, command, state, () if differs else figures[program], lost, differs)
             cold_times = spread([figures[0] for figures in chilled[program]]) if cold else "not measured"
             print(f"| {name} | {program} | {spread(times)} | {cold_times} | {statistics.median(cpu):.1f} | {answer} |")
     return wrong
@@ -374,6 +424,7 @@ def main():
     parser.add_argument("--python", default=sys.executable, help="the Python that has duckdb")
     parser.add_argument("--runs", type=int, default=11)
     parser.add_argument("--cold-runs", type=int, default=5, help="0: only warm")
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="the rows as lines of JSON, as the other comparisons write them")
     args = parser.parse_args()
     if args.generate:
         generate(args.logs, args.generate)
@@ -390,7 +441,10 @@ def main():
             make()
             taken[name] = time.perf_counter() - started
     show_stores(args, taken)
-    wrong = measure(Questions(args), args)
+    rows = Rows(args)
+    wrong = measure(Questions(args), args, rows)
+    if args.json:
+        rows.write(args.json)
     for trouble in wrong:
         print(trouble, file=sys.stderr)
     return 1 if wrong else 0
