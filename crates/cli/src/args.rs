@@ -8,7 +8,7 @@ use millpond_daemon::{BackendChoice, Policy, SealPolicy, SyncPolicy};
 use serde_json::{Map, Value, json};
 
 use crate::config::{self, File, Services};
-use crate::flags::{Cli, Color, Command, DaemonFlags};
+use crate::flags::{Cli, Color, Command, DaemonFlags, Http, parse_http};
 use crate::outcome::Failure;
 use crate::units::{format_duration, format_size, parse_duration, parse_size};
 
@@ -24,6 +24,8 @@ pub(crate) struct Settings {
     /// What the file says of single services.
     pub(crate) services: Services,
     pub(crate) limits: Limits,
+    /// Where a daemon serves its pages.
+    pub(crate) http: Http,
     pub(crate) group_id: Option<u32>,
     /// Whether a file was read: only then does a daemon replace the rules of a bus that exists.
     pub(crate) config: Option<PathBuf>,
@@ -129,6 +131,8 @@ impl Settings {
         let services = file.services(shown_path)?;
         let policy = policy(&mut picker, flags, &file, &services)?;
         let limits = limits(&mut picker, flags, &file)?;
+        let http = of_file("http", file.http.as_ref(), parse_http)?;
+        let http = picker.pick("http", flags.http, None, http, Http::Off, Http::to_string);
         let rules = file.rule_table(shown_path)?;
         policy.check()?;
         services.check(&policy)?;
@@ -141,6 +145,7 @@ impl Settings {
             rules,
             services,
             limits,
+            http,
             group_id: file.group_id,
             config: path,
             origins: picker.effective,

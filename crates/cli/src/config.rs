@@ -35,6 +35,7 @@ pub(crate) struct File {
     pub(crate) backend: Option<String>,
     pub(crate) bus_bytes: Option<String>,
     pub(crate) lanes: Option<u32>,
+    pub(crate) http: Option<String>,
     /// A group whose members may attach: its number.
     pub(crate) group_id: Option<u32>,
     #[serde(default, rename = "rule")]

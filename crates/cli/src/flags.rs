@@ -1,6 +1,7 @@
 //! Every flag, once: help, man pages and completions are made from this table.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +10,9 @@ use clap_complete::Shell;
 use millpond_capture::{Newlines, View, WindowSize};
 use millpond_logfile::Cursor;
 
+use crate::commands::top::model::View as TopView;
 use crate::conditions::Condition;
+use crate::log::Levels;
 use crate::units::{parse_duration, parse_size, parse_terminal_size};
 
 const EXIT_CODES: &str =
@@ -55,6 +58,17 @@ pub(crate) struct Global {
     /// Print JSON with stable keys
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    /// What of millpond's own doing is told on standard error: off, error, warn, info, debug or trace; also by part, as
+    /// in `warn,sink=debug` (daemon, sink, telemetry)
+    #[arg(
+        long,
+        global = true,
+        env = "MILLPOND_LOG",
+        value_name = "LEVELS",
+        default_value = "warn",
+        hide_short_help = true
+    )]
+    pub(crate) log_level: Levels,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -67,7 +81,7 @@ pub(crate) enum Color {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the consumer in the foreground: drain the bus, write the logs
-    #[command(after_help = concat!("Examples:\n  millpond daemon\n  millpond daemon --bus test --logs /tmp/logs --sync always\n  millpond daemon --drain              # write what dead publishers left, and end\n\nPrints one line when it is ready. SIGTERM and SIGINT stop it after everything is written; SIGUSR1 starts new segments, SIGHUP reads the rules of the configuration file again.\n\nExit codes: 0 stopped in order, 2 error."))]
+    #[command(after_help = concat!("Examples:\n  millpond daemon\n  millpond daemon --bus test --logs /tmp/logs --sync always\n  millpond daemon --drain              # write what dead publishers left, and end\n  millpond daemon --http 127.0.0.1:9464; curl -i localhost:9464/readyz\n\nPrints one line when it is ready. SIGTERM and SIGINT stop it after everything is written; SIGUSR1 starts new segments, SIGHUP reads the rules of the configuration file again. Under systemd (Type=notify) it tells the manager that it is ready, what it does, and that it lives: docs/guide/systemd has the units, docs/guide/health.md the pages.\n\nExit codes: 0 stopped in order, 2 error."))]
     Daemon(RunFlags),
     /// Publish the lines of standard input to the log of a service
     #[command(after_help = concat!("Examples:\n  my-service 2>&1 | millpond pipe --service web\n  millpond pipe --service build --source make --tee < build.log\n  make 2>&1 | millpond pipe --service build --view terminal --tee\n\nReturns when every line is in the file. A line longer than 16 KiB, or than the rule allows, goes out in pieces. While there is no daemon, or it cannot write, it waits and says so; lines are dropped only where the rule says `drop-newest`. A level is found in the first 100 bytes of a line (`ERROR`, `[warn]`, `level=error`, `error:` ..), else it is info.\n\nExit codes: 0 all written, 1 some lines were dropped (says how many), 2 error (also: standard output could not be written). Durations: 50ms, 10s, 5m."))]
@@ -97,8 +111,14 @@ pub(crate) enum Command {
     #[command(after_help = concat!("Examples:\n  millpond tail --service web\n  millpond tail -f\n  millpond tail --service web,db -n 50 -f\n\nFollowing survives rotation, takes in services that appear later, and uses no CPU while nothing is written. `millpond query --follow` is the same with filters.\n\nExit codes: 0 found (or stopped while following), 1 nothing there, 2 error."))]
     Tail(TailFlags),
     /// Show what is counted on the bus, from shared memory; works when the daemon hangs or is dead
-    #[command(after_help = concat!("Examples:\n  millpond stats\n  millpond stats --json | jq '.sources[] | select(.dropped.total > 0)'\n  millpond stats --since 10m\n  millpond stats --by service --since 1h\n  millpond stats --format prometheus > /var/lib/node_exporter/millpond.prom\n\nWhere something was lost or is behind, the first lines say who was the loudest: by events published in the last ten minutes (or `--since`). Process, user and executable are what the kernel tells; `?` marks a publisher's own word. The history of an hour is in shared memory and outlives the daemon.\n\nExit codes: 0 nothing lost (with `--since`: since then), or --format prometheus; 1 something was dropped or rejected, 2 error."))]
+    #[command(after_help = concat!("Examples:\n  millpond stats\n  millpond stats --json | jq '.sources[] | select(.dropped.total > 0)'\n  millpond stats --since 10m\n  millpond stats --by service --since 1h\n  millpond stats --format prometheus > /var/lib/node_exporter/millpond.prom\n\nTotals first, then what is wrong with its remedy: a daemon that is dead or hangs, who lost, who is behind, who was the loudest (by events published in the last ten minutes, or `--since`), who missed. Tables fit the terminal; in a pipe they are as wide as they are. Process, user and executable are what the kernel tells; `?` marks a publisher's own word. The history of an hour is in shared memory and outlives the daemon.\n\nExit codes: 0 nothing lost (with `--since`: since then), or --format prometheus; 1 something was dropped or rejected, 2 error."))]
     Stats(StatsFlags),
+    /// Watch the bus on a screen of its own: rates, lag, drops, disk and GPUs; works when the daemon hangs or is dead
+    #[command(after_help = concat!("Examples:\n  millpond top\n  millpond top --interval 200ms --view rules --sort dropped\n  millpond top --once\n  millpond top --once --json | jq '.sources[] | select(.dropped_per_s > 0)'\n  millpond top --once --view services --sort disk_bytes --filter web\n\nKeys: ? help, q leave, / filter, < > sort, r reverse, 1-6 tables, space pause, + - interval.\n\nReads shared memory, asks nobody. A bus that is made later, or removed and made again, is shown as it comes. Durations: 50ms, 1s, 5m; at least 50ms.\n\nExit codes: 0 left; with --once: a daemon runs and nothing was lost in the interval. 1 (with --once) something was dropped or refused in it, or no daemon runs, or it hangs. 2 error: no terminal; with --once: no such bus."))]
+    Top(TopFlags),
+    /// Publish samples of GPUs and of the host
+    #[command(after_help = concat!("Examples:\n  millpond telemetry\n  millpond telemetry --interval 1s --host-only\n  millpond telemetry --once --json | jq .events[0].fields\n  millpond telemetry --gpu-only --record gpus.ndjson     # until Ctrl-C\n  millpond telemetry --samples gpus.ndjson               # no GPU needed\n  millpond subscribe 'gpu:*' 'host:*' 'telemetry:*'\n\nPublishes gpu:INDEX:sample, gpu:INDEX:process:PID, host:cpu, host:memory and their like. Units are the last word of each name: ratios are 0 to 1. What a GPU does not have is NaN (`null` in JSON). The rule gpu:* makes one record a second of it.\n\nNo library, a driver that goes away, a GPU that is lost: each is a state (telemetry:state:THING and a line on standard error) and is tried again, after 1 s, 2 s, 4 s, up to a minute. It ends by SIGTERM or SIGINT alone, and says then what it published and what that cost.\n\nDurations: 50ms, 10s, 5m.\n\nExit codes: 0 stopped, everything published (--once: something was sampled); 1 some events were dropped (--once: nothing to sample); 2 error."))]
+    Telemetry(TelemetryFlags),
     /// Say which rule applies to an event name, how its events are delivered, and why
     #[command(after_help = concat!("Examples:\n  millpond explain data:users:created\n  millpond explain log:web:pty:out --json\n  millpond explain 'data:*'\n\nFor a pattern it lists the rules that can carry names that match it, in order of precedence.\n\nExit codes: 0 a rule applies, 1 none does, 2 error."))]
     Explain {
@@ -136,7 +156,7 @@ pub(crate) enum Command {
     #[command(after_help = concat!("Examples:\n  millpond demo\n  millpond demo --lines 1000000 --remove\n\nExit codes: 0 all accounted for, 1 something was lost, 2 error."))]
     Demo(DemoFlags),
     /// Play a load from a real system beside what it replaced: counts are judged, times shown
-    #[command(after_help = concat!("Examples:\n  millpond replay tower-start --size ci\n  millpond replay tower-start --only 1000/s\n  millpond replay debate --only pair --json | jq .pair.asleep.p50_ns\n  millpond replay week --size 1GB,4GB,16GB --dir /var/tmp --corpus logs/\n\nScenario          ci   full     disk   memory  processes  phases, for --only\n  tower-start     6 s  6 min    -      1 GB    11         100/s, 1000/s, unpaced,\n                                                          sustained\n  last-value      2 s  2 min    -      100 MB  4          snapshot, persona\n  debate          5 s  1 min    -      100 MB  10         pair, meeting, sleep,\n                                                          baselines\n  selective-wake  2 s  20 s     -      100 MB  6          -\n  normal-day      3 s  2 min    2 GB   300 MB  6          -\n  runaway         6 s  3 min    250 MB 300 MB  5          same, different\n  rotation        5 s  1 min    10 MB  100 MB  7          -\n  crash           5 s  1 min    100 MB 100 MB  11         -\n  frozen-disk     10 s 2 min    100 MB 100 MB  6          -\n  full-disk       11 s 2 min    -      400 MB  6          -\n  power-cut       4 s  1 min    150 MB 200 MB  3          simulated\n  ptys            5 s  1 min    10 GB  500 MB  26         -\n  week            15 s 10 min   7 GB   300 MB  4          -\n\nweek of N bytes of text takes N/3 of disk and 64 MiB for each service, up to\n4 GB of text 2 N more for SQLite; it says what is needed and left first.\n\nfrozen-disk needs root and /dev/fuse, full-disk needs root: without, they end with\n2. power-cut takes a disk that is simulated where it may not mount one, and says\nso. crash needs neither.\n\nEach has a bus, a daemon and a log directory of its own, gone at the end:\n`--bus` and `--logs` change nothing.\n\nExit codes: 0 all counts are right, 1 some are not (see the report), 2 error."))]
+    #[command(after_help = concat!("Examples:\n  millpond replay tower-start --size ci\n  millpond replay tower-start --only 1000/s\n  millpond replay debate --only pair --json | jq .pair.asleep.p50_ns\n  millpond replay week --size 1GB,4GB,16GB --dir /var/tmp --corpus logs/\n\nScenario          ci   full     disk   memory  processes  phases, for --only\n  tower-start     6 s  6 min    -      1 GB    11         100/s, 1000/s, unpaced,\n                                                          sustained\n  last-value      2 s  2 min    -      100 MB  4          snapshot, persona\n  debate          5 s  1 min    -      100 MB  10         pair, meeting, sleep,\n                                                          baselines\n  selective-wake  2 s  20 s     -      100 MB  6          -\n  normal-day      3 s  2 min    2 GB   300 MB  6          -\n  runaway         6 s  3 min    250 MB 300 MB  5          same, different\n  rotation        5 s  1 min    10 MB  100 MB  7          -\n  crash           5 s  1 min    100 MB 100 MB  11         -\n  frozen-disk     10 s 2 min    100 MB 100 MB  6          -\n  full-disk       11 s 2 min    -      400 MB  6          -\n  power-cut       4 s  1 min    150 MB 200 MB  3          simulated\n  ptys            5 s  1 min    10 GB  500 MB  26         -\n  gpus            10 s 1 min    -      100 MB  3          -\n  week            15 s 10 min   7 GB   300 MB  4          -\n\nweek of N bytes of text takes N/3 of disk and 64 MiB for each service, up to\n4 GB of text 2 N more for SQLite; it says what is needed and left first.\n\nfrozen-disk needs root and /dev/fuse, full-disk needs root: without, they end with\n2. power-cut takes a disk that is simulated where it may not mount one, and says\nso. crash needs neither.\n\nEach has a bus, a daemon and a log directory of its own, gone at the end:\n`--bus` and `--logs` change nothing.\n\nExit codes: 0 all counts are right, 1 some are not (see the report), 2 error."))]
     Replay(ReplayFlags),
     /// Print a completion script for a shell
     #[command(after_help = concat!("Examples:\n  millpond completions bash > ~/.local/share/bash-completion/completions/millpond"))]
@@ -207,6 +227,35 @@ pub(crate) struct DaemonFlags {
     /// Lanes of a new bus, at most 1024 [default: 1024]
     #[arg(long, value_name = "COUNT")]
     pub(crate) lanes: Option<u32>,
+    /// Serve /livez, /healthz, /readyz, /metrics (Prometheus) and /stats.json here, such as 127.0.0.1:9464 or
+    /// [::1]:9464; port 0 is any that is free, `off` is none [default: off]
+    #[arg(long, value_name = "ADDR", value_parser = parse_http)]
+    pub(crate) http: Option<Http>,
+}
+
+/// Where the pages are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Http {
+    Off,
+    At(SocketAddr),
+}
+
+impl std::fmt::Display for Http {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Http::Off => f.write_str("off"),
+            Http::At(address) => address.fmt(f),
+        }
+    }
+}
+
+pub(crate) fn parse_http(text: &str) -> Result<Http, String> {
+    if text == "off" {
+        return Ok(Http::Off);
+    }
+    text.parse().map(Http::At).map_err(|_| {
+        format!("{text:?} is no address: write a number and a port, such as 127.0.0.1:9464 or [::1]:9464, or off")
+    })
 }
 
 #[derive(Debug, Args)]
@@ -216,6 +265,77 @@ pub(crate) struct RunFlags {
     /// End when everything is written that waits in shared memory now: after a crash, before `gc`
     #[arg(long)]
     pub(crate) drain: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopFlags {
+    /// Look this often; with `--once`, what rates are over
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "1s")]
+    pub(crate) interval: Duration,
+    /// Look twice, print once, and end: text, or JSON with --json
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Begin with this table; with `--once`, print only this one
+    #[arg(long, value_enum, value_name = "TABLE")]
+    pub(crate) view: Option<TopView>,
+    /// Sort by this column of the table, by its key in JSON
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) sort: Option<String>,
+    /// Sort the other way around
+    #[arg(long, requires = "sort")]
+    pub(crate) reverse: bool,
+    /// Only rows that hold this text, in whatever case
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(crate) filter: String,
+    /// Times in UTC instead of local time
+    #[arg(long)]
+    pub(crate) utc: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TelemetryFlags {
+    /// Time between two samples of a GPU, and the shortest time between any two; at least 1ms
+    #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = parse_interval)]
+    pub(crate) interval: Duration,
+    /// Time between two looks at the host
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
+    pub(crate) host_interval: Duration,
+    /// Time between two looks at the PCIe link of a GPU; each takes its driver 40 ms
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]
+    pub(crate) pcie_interval: Duration,
+    /// Time between two looks at the memory errors of a GPU
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+    pub(crate) ecc_interval: Duration,
+    /// Time between two looks at processes: on GPUs, and those that publish
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
+    pub(crate) processes_interval: Duration,
+    /// Only the GPUs
+    #[arg(long, conflicts_with = "host_only")]
+    pub(crate) gpu_only: bool,
+    /// Only the host
+    #[arg(long)]
+    pub(crate) host_only: bool,
+    /// Play the samples of this file in the place of GPUs: each in its turn, over and over
+    #[arg(long, value_name = "FILE", conflicts_with = "host_only")]
+    pub(crate) samples: Option<PathBuf>,
+    /// Write down what the driver of the GPUs says, for `--samples`; the file must not exist
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["host_only", "samples", "once"])]
+    pub(crate) record: Option<PathBuf>,
+    /// Look at everything for a second, print it, and end; publishes nothing
+    #[arg(long)]
+    pub(crate) once: bool,
+}
+
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    parse_duration(text).and_then(|interval| match interval < Duration::from_millis(1) {
+        true => Err(format!("{text:?} is too short: at least 1ms")),
+        false => Ok(interval),
+    })
 }
 
 #[derive(Debug, Args)]
@@ -818,6 +938,8 @@ pub(crate) enum Scenario {
     PowerCut,
     /// Eight captures on terminals that write as fast as they can: every byte, every line
     Ptys,
+    /// Eight GPUs sampled ten times a second: one record a second for each, computed a second time
+    Gpus,
     /// What operators ask of seven days of 24 services, beside SQLite and ripgrep
     Week,
 }

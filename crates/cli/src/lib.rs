@@ -10,9 +10,11 @@ mod config;
 mod flags;
 #[doc(hidden)]
 pub mod hostile;
+mod log;
 mod outcome;
 mod print;
 mod signals;
+mod systemd;
 mod units;
 
 use std::process::ExitCode;
@@ -26,16 +28,22 @@ use crate::outcome::{Failure, Outcome};
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let color = cli.global.color;
-    match args::Settings::resolve(&cli).and_then(|settings| commands::run(cli.command, &settings)) {
+    log::start(&cli.global.log_level, color);
+    let code = match args::Settings::resolve(&cli)
+        .and_then(|settings| commands::run(cli.command, &settings))
+    {
         Ok(Outcome::Found) => ExitCode::SUCCESS,
         Ok(Outcome::Nothing) => ExitCode::from(1),
         Ok(Outcome::Code(code)) => ExitCode::from(code),
         Err(failure) if failure.is_broken_pipe() => ExitCode::SUCCESS,
         Err(failure) => {
-            print::error_line(color, &failure);
+            // What was said before comes first, and a standard error that is full keeps nobody from ending.
+            log::error(&failure);
             ExitCode::from(2)
         }
-    }
+    };
+    log::flush();
+    code
 }
 
 /// The result of a command.

@@ -1,12 +1,13 @@
 //! Signals, as calls on a thread of their own.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use millpond_capture::Controller;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use signal_hook::consts::{
-    SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH,
+    SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGWINCH,
 };
 use signal_hook::iterator::exfiltrator::Exfiltrator;
 use signal_hook::iterator::exfiltrator::raw::WithRawSiginfo;
@@ -16,6 +17,9 @@ use crate::outcome::Failure;
 
 /// Of a signal that the kernel sent, such as for Ctrl-C; those of processes have other codes.
 const SI_KERNEL: i32 = 0x80;
+
+/// A watch of this module decides what becomes of the process when it shall stop.
+static STOP_IS_WATCHED: AtomicBool = AtomicBool::new(false);
 
 /// What a signal asks for.
 pub(crate) enum Asked {
@@ -44,6 +48,22 @@ pub(crate) fn watch_stop(on_stop: impl Fn(u8) + Send + 'static) -> Result<(), Fa
     })
 }
 
+/// For what has something to put in order on the screen before it ends: calls `before`, then does what the signal does by
+/// itself. SIGTERM and SIGINT, but for one that this process was started to ignore. Where another watch looks after them,
+/// what becomes of the process is for that one to say.
+pub(crate) fn watch_default(before: impl Fn() + Send + 'static) -> Result<(), Failure> {
+    let mut wanted = vec![SIGTERM, SIGINT];
+    wanted.retain(|&signal| !is_ignored(signal));
+    call(Signals::new(&wanted)?, move |signal| {
+        before();
+        // ORDERING: Relaxed; set long before a signal comes, or the signal came first.
+        if !STOP_IS_WATCHED.load(Ordering::Relaxed) {
+            // It fails for signals that have no default, which these are not.
+            let _ = signal_hook::low_level::emulate_default_handler(signal);
+        }
+    })
+}
+
 /// For a captured command: signals are passed on to it, however often they come; it says what becomes of them. A
 /// changed size, and going on after a stop, are for the capture to look at.
 ///
@@ -56,6 +76,8 @@ pub(crate) fn watch_for_command(
     // SIGCHLD: a process that was started with it ignored would not be told what becomes of the command.
     let looked_at = [SIGWINCH, SIGCONT, SIGCHLD];
     let signals = SignalsInfo::<WithRawSiginfo>::new(passed_on.iter().chain(&looked_at))?;
+    // ORDERING: Relaxed; see `watch_default`.
+    STOP_IS_WATCHED.store(true, Ordering::Relaxed);
     let controller = controller.clone();
     call(signals, move |info| match info.si_signo {
         SIGWINCH | SIGCONT | SIGCHLD => controller.look(),
@@ -72,11 +94,39 @@ pub(crate) fn watch_each_stop(on_stop: impl Fn(i32) + Send + 'static) -> Result<
     if !is_ignored(SIGHUP) {
         wanted.push(SIGHUP);
     }
-    call(Signals::new(wanted)?, move |signal| {
+    let signals = Signals::new(wanted)?;
+    // ORDERING: Relaxed; see `watch_default`.
+    STOP_IS_WATCHED.store(true, Ordering::Relaxed);
+    call(signals, move |signal| {
         if signal != SIGCHLD {
             on_stop(signal);
         }
     })
+}
+
+/// What a signal means to a command that has the whole screen.
+pub(crate) enum OnScreen {
+    Stop,
+    /// Somebody asks it to stop for a while, and it has to give the terminal back first.
+    Suspend,
+    /// It was stopped, and is not any more.
+    Continued,
+}
+
+/// For a command that has the whole screen: nothing of these ends it before it has given the terminal back. A second
+/// stop ends the process at once.
+pub(crate) fn watch_screen(on_signal: impl Fn(OnScreen) + Send + 'static) -> Result<(), Failure> {
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGTSTP, SIGCONT])?;
+    spawn(signals, move |signal| match signal {
+        SIGTSTP => on_signal(OnScreen::Suspend),
+        SIGCONT => on_signal(OnScreen::Continued),
+        _ => on_signal(OnScreen::Stop),
+    })
+}
+
+/// Stops this process as Ctrl-Z would; returns when it is continued.
+pub(crate) fn stop_ourselves() -> Result<(), Failure> {
+    Ok(signal_hook::low_level::emulate_default_handler(SIGTSTP)?)
 }
 
 /// Whether this process ignores a signal: by the mask that the kernel shows.
@@ -113,6 +163,8 @@ pub(crate) fn watch_output(on_closed: impl FnOnce() + Send + 'static) -> Result<
 /// A second stop ends the process at once.
 fn spawn(signals: Signals, on_signal: impl Fn(i32) + Send + 'static) -> Result<(), Failure> {
     let mut stopping = false;
+    // ORDERING: Relaxed; see `watch_default`.
+    STOP_IS_WATCHED.store(true, Ordering::Relaxed);
     call(signals, move |signal| {
         if matches!(signal, SIGTERM | SIGINT) && std::mem::replace(&mut stopping, true) {
             #[expect(clippy::disallowed_methods, reason = "asked twice: leave at once")]

@@ -6,6 +6,7 @@ use jiff::civil::{DateTime, Time};
 use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{Timestamp, Zoned};
 use millpond_capture::WindowSize;
+pub(crate) use millpond_daemon::report::format_duration;
 use millpond_logfile::format_time;
 
 /// Bytes: `65536`, `64KiB`, `64MiB`, `1GiB`, `64kB`, `64MB`, `1GB`.
@@ -72,6 +73,11 @@ pub(crate) fn human_size(bytes: u64) -> String {
     human(bytes as f64, &["B", "kB", "MB", "GB", "TB"])
 }
 
+/// A length of time for reading, with three digits: `1.23 ms`.
+pub(crate) fn human_ns(ns: u64) -> String {
+    human(ns as f64, &["ns", "us", "ms", "s"])
+}
+
 /// A count for reading: `12.3 M`.
 pub(crate) fn human_count(count: f64) -> String {
     human(count, &["", "k", "M", "G", "T"])
@@ -120,22 +126,6 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         .map_err(|_| format!("{text:?} is no duration: it starts with no number"))?;
     Duration::try_from_secs_f64(number * seconds)
         .map_err(|_| format!("{text:?} is longer than a duration can be"))
-}
-
-/// A duration as [`parse_duration`] reads it.
-pub(crate) fn format_duration(duration: Duration) -> String {
-    let units = [
-        ("d", 86_400_000_000),
-        ("h", 3_600_000_000),
-        ("m", 60_000_000),
-    ];
-    let micros = duration.as_micros();
-    for (unit, size) in units.into_iter().chain([("s", 1_000_000), ("ms", 1_000)]) {
-        if micros >= size && micros.is_multiple_of(size) {
-            return format!("{}{unit}", micros / size);
-        }
-    }
-    format!("{micros}us")
 }
 
 /// A point in time, in ns since 1970: RFC 3339, `2026-11-21 01:29[:53]`, `2026-11-21`, `01:29[:53]` (today),

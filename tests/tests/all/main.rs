@@ -12,6 +12,7 @@ mod delivery_killed;
 mod disk_faults;
 mod disk_scenarios;
 mod drops;
+mod figures;
 mod hostile;
 mod hostile_bytes;
 mod identity;

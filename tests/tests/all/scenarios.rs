@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use millpond_loadgen::{Criterion, Host, debate, last_value, selective_wake, tower_start};
+use millpond_loadgen::{Criterion, Host, debate, gpus, last_value, selective_wake, tower_start};
 use millpond_tests::{Watchdog, setting};
 
 use crate::support::turn;
@@ -79,6 +79,19 @@ fn selective_wake_gives_each_waiter_its_own() {
     check(
         "selective-wake",
         |progress| selective_wake::run(&options, progress),
+        |report| &report.criteria,
+    );
+}
+
+#[test]
+fn gpus_are_consolidated_to_one_record_a_second_each() {
+    let options = gpus::Options {
+        host: host(),
+        ..gpus::Options::ci()
+    };
+    check(
+        "gpus",
+        |progress| gpus::run(&options, progress),
         |report| &report.criteria,
     );
 }

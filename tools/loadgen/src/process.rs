@@ -290,6 +290,7 @@ fn play(name: &str, arguments: &Arguments<'_>, talk: &Talk) -> Result<(), Error>
         "tower-subscriber" => crate::tower_start::subscriber_role(arguments, talk),
         "last-value-publisher" => crate::last_value::publisher_role(arguments, talk),
         "last-value-subscriber" => crate::last_value::subscriber_role(arguments, talk),
+        "gpus-sampler" => crate::gpus::sampler_role(arguments, talk),
         "debater" => crate::debate::debater_role(arguments, talk),
         "member" => crate::debate::member_role(arguments, talk),
         "sleeper" => crate::debate::sleeper_role(arguments, talk),

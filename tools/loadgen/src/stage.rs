@@ -1,12 +1,14 @@
 //! Where a scenario plays: a bus of its own, a consumer in a process of its own, a place for its logs.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use millpond_bus::{Bus, BusOptions, Class, Overflow, Rule, RuleTable, SourceStats, Stats};
-use millpond_daemon::{BackendChoice, Daemon, Policy, ServicePolicy, SyncPolicy};
+use millpond_daemon::http::Listener;
+use millpond_daemon::{BackendChoice, Daemon, Life, Policy, ServicePolicy, SyncPolicy};
 use millpond_logfile::CommittedEnd;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -15,7 +17,6 @@ use tempfile::TempDir;
 use crate::clock::process_cpu_ns;
 use crate::criteria::{Account, LogAccount};
 use crate::error::Error;
-use crate::healthz;
 use crate::process::{Arguments, Host, Process, Talk};
 
 /// How long a consumer may take to write what it has.
@@ -27,12 +28,12 @@ const SETTLE_LOOK: Duration = Duration::from_millis(5);
 /// How long the consumer's process may take to open a port.
 const OPEN_LIMIT: Duration = Duration::from_secs(30);
 /// The line that asks for it.
-const HEALTHZ: &str = "healthz";
+const PAGES: &str = "pages";
 
-/// Where `/healthz` is.
+/// Where its pages are.
 #[derive(Serialize, Deserialize)]
 struct Open {
-    port: u16,
+    address: SocketAddr,
 }
 
 /// A bus with its consumer; both are gone when it is dropped.
@@ -166,13 +167,13 @@ impl Stage {
         }
     }
 
-    /// Has the consumer's process answer `/healthz`; on which port.
-    pub(crate) fn open_healthz(&mut self) -> Result<u16, Error> {
+    /// Has the consumer's process serve its pages; where.
+    pub(crate) fn open_pages(&mut self) -> Result<SocketAddr, Error> {
         let gone = || Error::new("the consumer's process is gone");
         let consumer = self.consumer.as_mut().ok_or_else(gone)?;
-        consumer.say(HEALTHZ)?;
+        consumer.say(PAGES)?;
         let open: Open = consumer.hear(OPEN_LIMIT)?;
-        Ok(open.port)
+        Ok(open.address)
     }
 
     /// The consumer's process.
@@ -327,20 +328,26 @@ pub(crate) fn counted_account<'s>(
     account
 }
 
-/// The consumer's process: `bus=NAME logs=DIR keeping=JSON`. The line `healthz` opens that; any other stops it.
+/// The consumer's process: `bus=NAME logs=DIR keeping=JSON`. The line `pages` opens those; any other stops it.
 pub(crate) fn daemon_role(arguments: &Arguments<'_>, talk: &Talk) -> Result<(), Error> {
     let bus = Bus::open(arguments.text("bus")?)?;
+    let life = Life::default();
     let running = Daemon::builder(&bus, Path::new(arguments.text("logs")?))
         .policy(serde_json::from_str::<Keeping>(arguments.text("keeping")?)?.policy())
+        .life(&life)
         .spawn()?;
     talk.say(&json!({"ready": true}))?;
     let mut asked = talk.hear();
-    if asked.as_ref().is_ok_and(|line| line == HEALTHZ) {
-        let port = healthz::serve(bus)?;
-        talk.say(&Open { port })?;
+    let mut server = None;
+    if asked.as_ref().is_ok_and(|line| line == PAGES) {
+        let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0).into())?;
+        let address = listener.address();
+        server = Some(listener.serve(Bus::open(bus.name())?, &life)?);
+        talk.say(&Open { address })?;
         asked = talk.hear();
     }
     running.stop()?;
+    drop(server);
     // Nobody is left to be told when the other side is gone.
     let cpu_ns = process_cpu_ns();
     asked.and_then(|_| talk.say(&Stopped { cpu_ns }))

@@ -3,8 +3,8 @@
 //! `data:code_index:created` at 100/s, then 1,000/s, then unpaced, half of it 74 bytes and half entities of
 //! 9.9 KB. At the same time, each from a process of its own: health once a second, chat 5/s, typing 10/s, and
 //! 16 handles that report progress 2/s each. All of it under the default rules. Four subscribers, each a process: one
-//! for the index, one for health, one for chat, one for typing and progress. The consumer's process answers
-//! `/healthz` ten times a second meanwhile.
+//! for the index, one for health, one for chat, one for typing and progress. The consumer's process is
+//! asked for `/healthz` and `/metrics` up to 25 times a second meanwhile.
 //!
 //! # Baselines
 //! A broadcast channel with a message per event, and what shipped instead of batching: dropping every
@@ -26,11 +26,11 @@ use serde::Serialize;
 
 use crate::criteria::{Account, Criterion};
 use crate::error::{Error, no_such_phase};
-use crate::healthz::Visitor;
 use crate::latencies::Summary;
 use crate::process::{Host, Process};
 use crate::stage::{Stage, account};
 use crate::text::{self, Table};
+use crate::visitor::Visitor;
 
 mod baselines;
 mod payload;
@@ -139,9 +139,7 @@ impl Options {
         };
         Options {
             host: None,
-            // The unpaced events, 12 MB in some 10 ms, are fewer than the outbox of 16 MiB holds: a subscriber that a busy
-            // machine leaves without a processor for that long misses none.
-            phases: vec![phase(100, 100, 0), phase(1000, 1000, 0), phase(0, 2400, 0)],
+            phases: vec![phase(100, 100, 0), phase(1000, 1000, 0), phase(0, 4000, 0)],
             baseline_time: Duration::from_secs(1),
         }
     }
@@ -243,8 +241,14 @@ pub struct Seen {
     pub healthz_asked: u64,
     /// How often it answered within a second.
     pub healthz_answered: u64,
-    /// How long an answer took.
+    /// How long an answer took, from connecting to the last byte.
     pub healthz: Summary,
+    /// How often `/metrics` was asked.
+    pub metrics_asked: u64,
+    /// How often it answered within a second.
+    pub metrics_answered: u64,
+    /// How long an answer took, from connecting to the last byte.
+    pub metrics: Summary,
 }
 
 /// Plays it.
@@ -378,7 +382,7 @@ impl Heard {
     }
 }
 
-/// The subscribers, and who asks after the daemon's health.
+/// The subscribers, and who asks for the daemon's pages.
 struct Audience {
     subscribers: Vec<Process>,
     visitor: Visitor,
@@ -396,13 +400,13 @@ impl Audience {
         }
         Ok(Audience {
             subscribers,
-            visitor: Visitor::start(stage.open_healthz()?)?,
+            visitor: Visitor::start(stage.open_pages()?)?,
         })
     }
 
     /// `arriving`: how many events of each source there are to receive.
     fn end(mut self, arriving: &[u64]) -> Result<Heard, Error> {
-        let visits = self.visitor.end()?;
+        let found = self.visitor.end()?;
         for (subscriber, listener) in self.subscribers.iter_mut().zip(&LISTENERS) {
             let expected: u64 = listener
                 .sources
@@ -415,9 +419,12 @@ impl Audience {
         for (subscriber, listener) in self.subscribers.into_iter().zip(&LISTENERS) {
             heard.take(listener, subscriber.result(PATIENCE)?);
         }
-        heard.seen.healthz_asked = visits.asked;
-        heard.seen.healthz_answered = visits.answered;
-        heard.seen.healthz = visits.latencies.summary();
+        heard.seen.healthz_asked = found.healthz.asked;
+        heard.seen.healthz_answered = found.healthz.answered;
+        heard.seen.healthz = found.healthz.latencies.summary();
+        heard.seen.metrics_asked = found.metrics.asked;
+        heard.seen.metrics_answered = found.metrics.answered;
+        heard.seen.metrics = found.metrics.latencies.summary();
         Ok(heard)
     }
 }
@@ -437,6 +444,7 @@ fn judge(phase: &PhaseReport) -> Vec<Criterion> {
     );
     let seen = &phase.seen;
     let (asked, answered) = (seen.healthz_asked, seen.healthz_answered);
+    let (scraped, told) = (seen.metrics_asked, seen.metrics_answered);
     vec![
         Criterion::new(
             format!(
@@ -456,6 +464,10 @@ fn judge(phase: &PhaseReport) -> Vec<Criterion> {
         Criterion::new(
             format!("{name}: /healthz answered {answered} of {asked} times"),
             asked == answered && asked > 0,
+        ),
+        Criterion::new(
+            format!("{name}: /metrics answered {told} of {scraped} times"),
+            scraped == told && scraped > 0,
         ),
         Criterion::new(
             format!("{name}: the broadcast's account balances as well"),
@@ -495,6 +507,7 @@ impl fmt::Display for PhaseReport {
             ("progress", seen.sentinels),
             ("batch late", seen.lateness),
             ("/healthz", seen.healthz),
+            ("/metrics", seen.metrics),
             ("publish()", self.publish),
         ];
         text::latencies(f, &rows)?;

@@ -10,10 +10,12 @@ use serde_json::{Value, json};
 use crate::Run;
 use crate::args::Settings;
 use crate::commands::query::{conclude_with, open, time_range, warn_of_damage};
+use crate::commands::verify::text_length;
 use crate::flags::CatFlags;
 use crate::print::hits::local_time;
+use crate::print::progress::{Output, Progress};
+use crate::print::stdout;
 use crate::print::table::Table;
-use crate::print::{data_stdout, stdout};
 use crate::units::utc;
 
 pub(crate) fn run(flags: &CatFlags, settings: &Settings) -> Run {
@@ -29,12 +31,15 @@ pub(crate) fn run(flags: &CatFlags, settings: &Settings) -> Run {
     }
     let times_ns = (since_ns.is_some() || until_ns.is_some())
         .then(|| since_ns.unwrap_or(0)..until_ns.unwrap_or(u64::MAX));
-    let mut out = data_stdout();
+    let progress =
+        Progress::for_output(|| Progress::of_bytes(|| text_bytes_of(services, settings)));
+    let mut out = Output::new(&progress);
     let mut failed: Option<io::Error> = None;
     let (mut text_bytes, mut damaged) = (0, 0);
     for service in services {
         let report = reader.text(service, times_ns.clone(), &mut |text| {
             failed = out.write_all(text).err();
+            progress.add(text.len() as u64);
             match failed.is_some() {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
@@ -47,7 +52,18 @@ pub(crate) fn run(flags: &CatFlags, settings: &Settings) -> Run {
         damaged += warn_of_damage(&report.damage, &report.deleted, settings);
     }
     out.flush()?;
+    progress.finish();
     conclude_with(damaged, &reader, text_bytes > 0, settings)
+}
+
+/// How much there is of these services, whatever part of it is asked for: for the progress alone.
+fn text_bytes_of(services: &[String], settings: &Settings) -> u64 {
+    let of_service = |service: &String| -> u64 {
+        let dir = settings.logs.join(service);
+        let segments = millpond_logfile::list_segments(&dir).unwrap_or_default();
+        segments.into_iter().map(|id| text_length(&dir, id)).sum()
+    };
+    services.iter().map(of_service).sum()
 }
 
 fn list_segments(reader: &Reader, services: &[String], utc: bool, settings: &Settings) -> Run {

@@ -16,6 +16,7 @@ use crate::Run;
 use crate::args::Settings;
 use crate::flags::{DemoFeedFlags, DemoFlags};
 use crate::outcome::{Failure, Outcome};
+use crate::print::progress::Progress;
 use crate::print::table::Table;
 use crate::print::{self, BOLD, DIM, GREEN, RED, stdout};
 use crate::units::{human_count, human_size};
@@ -104,14 +105,19 @@ impl Stage<'_> {
         );
         self.watch(bus, publishers)?;
         let elapsed = started.elapsed();
+        let progress = Progress::in_words();
+        progress.say("the daemon closes the files and compresses them");
         bus.request_rotation();
         self.stop(daemon)?;
         let stats = bus.stats();
         let mut out = stdout(self.settings.color);
         writeln!(out)?;
+        progress.say("asking the logs");
         self.ask(&mut out)?;
         let lost = accounting(&mut out, &stats)?;
+        progress.say("copying the same bytes with dd");
         self.compare_with_dd(&mut out, &stats, elapsed)?;
+        progress.finish();
         out.flush()?;
         Ok(Outcome::found(!lost))
     }
@@ -164,9 +170,14 @@ impl Stage<'_> {
             .collect()
     }
 
-    /// A line of rates while the publishers run: in place on a terminal, one after the other in a pipe.
+    /// A line of rates while the publishers run: in place on a terminal, of which the last stays; one after the other in
+    /// a pipe.
     fn watch(&self, bus: &Bus, mut publishers: Vec<Reaped>) -> Result<(), Failure> {
-        let terminal = io::stdout().is_terminal();
+        let is_terminal = io::stdout().is_terminal();
+        let progress = match is_terminal {
+            true => Progress::in_words(),
+            false => Progress::none(),
+        };
         let mut last = (Instant::now(), 0, 0);
         loop {
             let mut running = false;
@@ -194,17 +205,14 @@ impl Stage<'_> {
                 human_size(((bytes - last.2) as f64 / seconds) as u64),
                 human_count(lines as f64),
             );
-            let mut out = io::stdout().lock();
-            match terminal {
-                true => write!(out, "\r\x1b[K{text}")?,
-                false if seconds > 0.1 => writeln!(out, "{text}")?,
-                false => {}
-            }
-            out.flush()?;
+            progress.say(text.clone());
             if !running {
-                if terminal {
-                    writeln!(out)?;
-                }
+                progress.finish();
+            }
+            if (is_terminal && !running) || (!is_terminal && seconds > 0.1) {
+                writeln!(io::stdout(), "{text}")?;
+            }
+            if !running {
                 return Ok(());
             }
             last = (Instant::now(), lines, bytes);

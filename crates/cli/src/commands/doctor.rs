@@ -17,6 +17,7 @@ use crate::Run;
 use crate::args::Settings;
 use crate::flags::DoctorFlags;
 use crate::outcome::{Failure, Outcome};
+use crate::print::progress::Progress;
 use crate::print::{DIM, GREEN, RED, YELLOW, stdout};
 use crate::units::human_size;
 
@@ -137,17 +138,21 @@ impl Check {
 }
 
 pub(crate) fn run(flags: &DoctorFlags, settings: &Settings) -> Run {
+    let progress = Progress::in_words();
     let mut checks = vec![kernel(), io_uring(), membarrier(), clocksource()];
     checks.push(shared_memory(settings));
     let consumer = consumer::check(settings, &mut checks);
     limits::check(settings, consumer, &mut checks);
     checks.push(logs_dir(&settings.logs, settings));
+    progress.say("looking at the logs");
     logs::check(settings, &mut checks);
+    progress.say("looking at shared memory");
     memory::check(settings, &mut checks)?;
     let fixable: usize = checks.iter().map(|check| check.fixes.len()).sum();
     if flags.fix && !flags.dry_run {
-        fix(&mut checks, settings);
+        fix(&mut checks, settings, &progress);
     }
+    progress.finish();
     let mut out = stdout(settings.color);
     if settings.json {
         let list: Vec<Value> = checks.iter().map(Check::to_json).collect();
@@ -175,7 +180,7 @@ pub(crate) fn run(flags: &DoctorFlags, settings: &Settings) -> Run {
 }
 
 /// Does it all. What changes logs is done under the lock of the directory, so that no daemon writes meanwhile.
-fn fix(checks: &mut [Check], settings: &Settings) {
+fn fix(checks: &mut [Check], settings: &Settings, progress: &Progress) {
     let wants_lock = checks
         .iter()
         .any(|check| check.fixes.iter().any(|fix| fix.needs_lock));
@@ -189,6 +194,7 @@ fn fix(checks: &mut [Check], settings: &Settings) {
             (Some(Err(why)), true) => Some(why.clone()),
             _ => None,
         };
+        progress.say(fix.what.clone());
         let act = std::mem::replace(&mut fix.act, Box::new(|| Ok(())));
         fix.outcome = Some(match refused {
             Some(why) => Err(why),

@@ -1,11 +1,12 @@
 //! `millpond query --histogram`: how many lines there are over time, by level.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
 
 use anstyle::Style;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use millpond_logfile::{Histogram, HistogramBucket, Level, Query, Reader};
+use millpond_logfile::{Histogram, HistogramBucket, Level, Query, QueryProgress, Reader};
 use serde_json::{Map, Value, json};
 
 use crate::Run;
@@ -14,6 +15,7 @@ use crate::commands::query::conclude;
 use crate::flags::{Color, QueryFlags};
 use crate::outcome::Outcome;
 use crate::print::hits::{level_style, local_time};
+use crate::print::progress::Progress;
 use crate::print::table::Table;
 use crate::print::{self, BOLD, DIM, PLAIN, columns, stdout};
 use crate::units::{format_duration, human_count, utc};
@@ -32,6 +34,9 @@ const PARTS: [(&[Level], char, &str); 4] = [
 ];
 
 pub(crate) fn run(reader: &Reader, query: &Query, flags: &QueryFlags, settings: &Settings) -> Run {
+    let query_progress = Arc::new(QueryProgress::default());
+    let query = &query.clone().progress(&query_progress);
+    let progress = Progress::of_query(&query_progress);
     let bucket_ns = match flags.bucket {
         Some(bucket) => u64::try_from(bucket.as_nanos()).unwrap_or(u64::MAX),
         None => match reader.time_span(query)? {
@@ -40,6 +45,7 @@ pub(crate) fn run(reader: &Reader, query: &Query, flags: &QueryFlags, settings: 
         },
     };
     let histogram = reader.histogram(query, bucket_ns)?;
+    progress.finish();
     let mut out = stdout(settings.color);
     let zone = match flags.utc {
         true => TimeZone::UTC,

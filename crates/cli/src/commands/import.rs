@@ -20,7 +20,6 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use indicatif::ProgressBar;
 use millpond_daemon::{Policy, SyncPolicy};
 use millpond_logfile::{
     Level, SegmentId, SegmentText, Source, check_service_name, list_segments, list_services,
@@ -40,7 +39,7 @@ use crate::flags::ImportFlags;
 use crate::outcome::{Failure, Outcome};
 use crate::print;
 use crate::print::hits::CONTINUED;
-use crate::print::progress::bar;
+use crate::print::progress::Progress;
 use crate::signals;
 use crate::units::{human_size, now_ns, utc};
 
@@ -57,7 +56,7 @@ const SERVICES_MAX: usize = 1024;
 const PIECE_BYTES: usize = 32 << 20;
 /// Names that are remembered with what they became; beyond that they are looked up anew.
 const REMEMBERED_MAX: usize = 1 << 16;
-/// The bar is moved after so many records.
+/// The progress is told after so many records.
 const PROGRESS_STEP: u64 = 1024;
 
 /// Called with each record; `Break` ends the reading.
@@ -311,14 +310,14 @@ impl Job<'_> {
     }
 
     fn survey(&self, input: &mut dyn Input, bound: i64) -> Result<Survey, Failure> {
-        let bar = bar(None, "{spinner} looking at {pos} rows");
+        let progress = Progress::of_rows_unknown();
         let mut survey = Survey::default();
         let sorted = input.is_sorted();
         let mut rejected = Vec::new();
         let mut each = |record: &Record| {
             survey.count(record, &self.naming, sorted, &mut rejected);
             if survey.counts.rows.is_multiple_of(PROGRESS_STEP) {
-                bar.set_position(survey.counts.rows);
+                progress.set(survey.counts.rows);
                 if self.stopped().is_some() {
                     return Ok(ControlFlow::Break(()));
                 }
@@ -326,7 +325,7 @@ impl Job<'_> {
             Ok(ControlFlow::Continue(()))
         };
         input.survey(bound, &mut Record::default(), &mut each)?;
-        bar.finish_and_clear();
+        progress.finish();
         survey.counts.rejected_rows = rejected
             .iter()
             .map(|(place, why)| format!("{}: {why}", input.place_name(*place)))
@@ -466,7 +465,7 @@ struct Importer<'a> {
     /// What an earlier run wrote and the sink, having had another owner since, no longer counts.
     uncounted_lines: u64,
     uncounted_bytes: u64,
-    bar: ProgressBar,
+    progress: Progress,
 }
 
 impl<'a> Importer<'a> {
@@ -509,13 +508,8 @@ impl<'a> Importer<'a> {
         job.state_file.write(state)?;
         let sum = |of: fn(&ServiceState) -> u64| state.services.values().map(of).sum::<u64>();
         let counts = &state.counts;
-        let bar = bar(
-            Some(counts.rows),
-            "{bar:40} {pos}/{len} rows, {per_sec}, {eta} left",
-        );
         let handled = counts.written + counts.rejected_total();
-        bar.set_position(handled);
-        bar.reset_eta();
+        let progress = Progress::of_rows(counts.rows, handled);
         Ok(Importer {
             job,
             completions,
@@ -531,7 +525,7 @@ impl<'a> Importer<'a> {
             uncounted_bytes: counts
                 .text_bytes
                 .saturating_sub(sum(|service| service.bytes)),
-            bar,
+            progress,
             sink,
             state,
         })
@@ -558,7 +552,7 @@ impl<'a> Importer<'a> {
         }
         self.submit()?;
         self.wait_until(0)?;
-        self.bar.finish_and_clear();
+        self.progress.finish();
         if stopped.is_none() {
             self.check_counts()?;
             self.state.finished = Some(now_text());
@@ -628,7 +622,7 @@ impl<'a> Importer<'a> {
         self.lines += 1;
         self.written += 1;
         if self.written.is_multiple_of(PROGRESS_STEP) {
-            self.bar.inc(PROGRESS_STEP);
+            self.progress.add(PROGRESS_STEP);
         }
         if !self.sink.has_room() {
             self.submit()?;

@@ -1,6 +1,6 @@
 //! `millpond index`: indexes made anew.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::Write;
 use std::path::Path;
 
 use millpond_logfile::{CURRENT_LINK, SegmentId, check_service_name, list_segments, rebuild_index};
@@ -10,8 +10,10 @@ use serde_json::json;
 use crate::Run;
 use crate::args::Settings;
 use crate::commands::query::open;
+use crate::commands::verify::text_length;
 use crate::flags::IndexAction;
 use crate::outcome::{Failure, Outcome};
+use crate::print::progress::Progress;
 use crate::print::stdout;
 use crate::units::human_size;
 
@@ -38,16 +40,20 @@ pub(crate) fn run(action: &IndexAction, settings: &Settings) -> Run {
             "{error} (indexes are rebuilt only while nobody writes there)"
         ))
     })?;
-    let mut totals = Totals::default();
+    let mut work = Vec::new();
     for service in services {
         let dir = settings.logs.join(service);
-        for id in list_segments(&dir)? {
-            totals.show_progress(service);
-            totals.rebuild(&dir, id)?;
-        }
+        work.extend(list_segments(&dir)?.into_iter().map(|id| (dir.clone(), id)));
+    }
+    let bytes = || work.iter().map(|(dir, id)| text_length(dir, *id)).sum();
+    let progress = Progress::of_bytes(bytes);
+    let mut totals = Totals::default();
+    for (dir, id) in &work {
+        totals.rebuild(dir, *id)?;
+        progress.set(totals.text_bytes);
     }
     drop(lock);
-    totals.clear_progress();
+    progress.finish();
     let mut out = stdout(settings.color);
     if settings.json {
         writeln!(out, "{}", totals.to_json())?;
@@ -56,7 +62,6 @@ pub(crate) fn run(action: &IndexAction, settings: &Settings) -> Run {
             segments,
             blocks,
             text_bytes,
-            ..
         } = &totals;
         let text = human_size(*text_bytes);
         writeln!(
@@ -73,7 +78,6 @@ struct Totals {
     segments: u64,
     blocks: u64,
     text_bytes: u64,
-    shown: bool,
 }
 
 impl Totals {
@@ -85,20 +89,6 @@ impl Totals {
         self.blocks += report.blocks;
         self.text_bytes += report.text_bytes;
         Ok(())
-    }
-
-    fn show_progress(&mut self, service: &str) {
-        if io::stderr().is_terminal() {
-            let done = human_size(self.text_bytes);
-            eprint!("\r\x1b[K{service}: {} segments, {done} done", self.segments);
-            self.shown = true;
-        }
-    }
-
-    fn clear_progress(&mut self) {
-        if std::mem::take(&mut self.shown) {
-            eprint!("\r\x1b[K");
-        }
     }
 
     fn to_json(&self) -> serde_json::Value {

@@ -12,6 +12,7 @@ mod dump;
 mod explain;
 mod following;
 mod gc;
+mod heartbeat;
 mod histogram;
 pub(crate) mod import;
 mod index;
@@ -25,6 +26,8 @@ mod rotate;
 mod stats;
 mod subscribe;
 mod tail;
+mod telemetry;
+pub(crate) mod top;
 mod verify;
 mod wait;
 
@@ -49,6 +52,8 @@ pub(crate) fn run(command: Command, settings: &Settings) -> Run {
         Command::Cat(flags) => cat::run(&flags, settings),
         Command::Tail(flags) => tail::run(&flags, settings),
         Command::Stats(flags) => stats::run(&flags, settings),
+        Command::Top(flags) => top::run(&flags, settings),
+        Command::Telemetry(flags) => telemetry::run(&flags, settings),
         Command::Explain { name } => explain::run(&name, settings),
         Command::Doctor(flags) => doctor::run(&flags, settings),
         Command::Dump(flags) => dump::run(&flags, settings),

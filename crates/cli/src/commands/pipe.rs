@@ -21,6 +21,7 @@ use crate::args::Settings;
 use crate::flags::PipeFlags;
 use crate::outcome::{Failure, Outcome};
 use crate::print;
+use crate::print::progress::Progress;
 use crate::units::{format_duration, human_count, human_size};
 
 /// Read at once. More would fall out of the processor's cache between the read and the lane; less would be more
@@ -72,7 +73,7 @@ pub(crate) fn run(flags: &PipeFlags, settings: &Settings) -> Run {
             settings,
             timeout: flags.timeout,
             explained: None,
-            progress: Progress::new(),
+            meter: Meter::new(flags.tee),
         },
     };
     let mut tee = flags.tee.then(Tee::default);
@@ -123,7 +124,7 @@ fn copy(
             tee.write(bytes, lines.talk.settings);
         }
         lines.send(Input::Bytes(bytes))?;
-        lines.talk.progress.show(count, &lines.publisher);
+        lines.talk.meter.count(count, &lines.publisher);
     }
     lines.send(Input::End)
 }
@@ -351,7 +352,7 @@ impl Lines<'_> {
                 Err(error) => return Err(error.into()),
             }
         }
-        self.talk.progress.clear();
+        self.talk.meter.progress.finish();
         let counts = self.publisher.counts();
         if counts.dropped() == 0 {
             return Ok(Outcome::Found);
@@ -377,7 +378,7 @@ struct Talk<'s> {
     timeout: Option<Duration>,
     /// When a wait was last explained.
     explained: Option<Instant>,
-    progress: Progress,
+    meter: Meter,
 }
 
 impl Talk<'_> {
@@ -388,7 +389,6 @@ impl Talk<'_> {
             return;
         }
         self.explained = Some(Instant::now());
-        self.progress.clear();
         let message = format!("{}; {}", what(), self.state());
         print::warning_line(self.settings.color, &message);
     }
@@ -433,47 +433,42 @@ impl Wait {
     }
 }
 
-/// One line on a terminal, when it takes longer than a second.
-struct Progress {
+/// How much has come, for people.
+struct Meter {
     started: Instant,
-    shown: Option<Instant>,
+    told: Option<Instant>,
     bytes: u64,
-    enabled: bool,
+    progress: Progress,
 }
 
-impl Progress {
-    fn new() -> Self {
-        let enabled = io::stderr().is_terminal() && !io::stdin().is_terminal();
-        Progress {
+impl Meter {
+    /// Who types the lines, or sees them all, needs no count of them.
+    fn new(is_teed: bool) -> Self {
+        let is_seen = io::stdin().is_terminal() || (is_teed && io::stdout().is_terminal());
+        let progress = match (is_seen, is_teed) {
+            (true, _) => Progress::none(),
+            (false, true) => Progress::for_output(Progress::in_words),
+            (false, false) => Progress::in_words(),
+        };
+        Meter {
             started: Instant::now(),
-            shown: None,
+            told: None,
             bytes: 0,
-            enabled,
+            progress,
         }
     }
 
-    fn show(&mut self, bytes: usize, publisher: &Publisher) {
+    fn count(&mut self, bytes: usize, publisher: &Publisher) {
         self.bytes += bytes as u64;
-        let elapsed = self.started.elapsed();
-        let recently = self
-            .shown
-            .is_some_and(|shown| shown.elapsed() < PROGRESS_INTERVAL);
-        if !self.enabled || elapsed < Duration::from_secs(1) || recently {
+        let recently = |told: Instant| told.elapsed() < PROGRESS_INTERVAL;
+        if self.told.is_some_and(recently) {
             return;
         }
+        self.told = Some(Instant::now());
         let lines = publisher.counts().published;
-        let rate = lines as f64 / elapsed.as_secs_f64();
-        eprint!(
-            "\r\x1b[K{lines} lines, {}, {}/s",
-            human_size(self.bytes),
-            human_count(rate)
-        );
-        self.shown = Some(Instant::now());
-    }
-
-    fn clear(&self) {
-        if self.shown.is_some() {
-            eprint!("\r\x1b[K");
-        }
+        let rate = lines as f64 / self.started.elapsed().as_secs_f64().max(f64::MIN_POSITIVE);
+        let (size, rate) = (human_size(self.bytes), human_count(rate));
+        self.progress
+            .say(format!("{lines} lines, {size}, {rate}/s"));
     }
 }

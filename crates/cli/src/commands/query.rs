@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 use millpond_bus::Rule;
 use millpond_logfile::{
-    Counts, Cursor, Damage, Hit, LeftOut, Level, LevelSet, LogPosition, Order, Query, QueryReport,
-    Reader, SegmentId, TIME_BYTES, check_service_name,
+    Counts, Cursor, Damage, Hit, LeftOut, Level, LevelSet, LogPosition, Order, Query,
+    QueryProgress, QueryReport, Reader, SegmentId, TIME_BYTES, check_service_name,
 };
 use serde_json::{Map, Value, json};
 
@@ -21,8 +22,9 @@ use crate::commands::histogram;
 use crate::flags::{CountBy, QueryFlags};
 use crate::outcome::{Failure, Outcome};
 use crate::print::hits::{HitPrinter, HitStyle};
+use crate::print::progress::{Output, Progress};
 use crate::print::table::Table;
-use crate::print::{self, data_stdout, stdout};
+use crate::print::{self, stdout};
 use crate::units::{now_ns, parse_time};
 
 /// The newest lines are found newest first and printed the other way round: up to so many bytes of them are held,
@@ -85,7 +87,9 @@ pub(crate) fn show(asked: &Asked, raw: bool, utc: bool, settings: &Settings) -> 
         false => None,
     };
     let reader = open(settings)?;
-    let mut out = data_stdout();
+    let query_progress = Arc::new(QueryProgress::default());
+    let progress = Progress::for_output(|| Progress::of_query(&query_progress));
+    let mut out = Output::new(&progress);
     let several = asked.services.len() != 1 && (asked.follow || reader.services().len() > 1);
     let mut printed = Printed {
         printer: printer(settings, raw, several, utc, !asked.newest_first),
@@ -107,7 +111,7 @@ pub(crate) fn show(asked: &Asked, raw: bool, utc: bool, settings: &Settings) -> 
         }
         None => {
             let known = known_services(asked, &reader)?;
-            let mut query = of_services(asked.query.clone(), &known);
+            let mut query = of_services(asked.query.clone(), &known).progress(&query_progress);
             if asked.unfold {
                 query = query.unfold();
             }
@@ -123,6 +127,7 @@ pub(crate) fn show(asked: &Asked, raw: bool, utc: bool, settings: &Settings) -> 
             until.filter(|_| !is_nothing).unwrap_or_default()
         }
     };
+    progress.finish();
     let mut following = Following::new(settings, asked, cursor);
     let ended = match watch {
         Some(watch) => following.follow(watch, &mut printed),
@@ -433,7 +438,10 @@ fn print_last(
 }
 
 fn count(reader: &Reader, query: &Query, by: CountBy, settings: &Settings) -> Run {
-    let counts = reader.count(query)?;
+    let query_progress = Arc::new(QueryProgress::default());
+    let progress = Progress::of_query(&query_progress);
+    let counts = reader.count(&query.clone().progress(&query_progress))?;
+    progress.finish();
     let mut out = stdout(settings.color);
     if settings.json {
         writeln!(out, "{}", counts_json(&counts))?;

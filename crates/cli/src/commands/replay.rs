@@ -1,11 +1,11 @@
 //! `millpond replay`: a scenario at a size of the user's choice, on this host, with its baselines.
 
 use std::fmt::Display;
-use std::io::{self, IsTerminal, Write};
+use std::io::Write;
 
 use millpond_loadgen::{
-    Criterion, all_met, crash, debate, frozen_disk, full_disk, last_value, normal_day, power_cut,
-    ptys, rotation, runaway, selective_wake, tower_start, week,
+    Criterion, all_met, crash, debate, frozen_disk, full_disk, gpus, last_value, normal_day,
+    power_cut, ptys, rotation, runaway, selective_wake, tower_start, week,
 };
 use serde::Serialize;
 
@@ -13,12 +13,11 @@ use crate::Run;
 use crate::args::Settings;
 use crate::flags::{ReplayFlags, ReplayRoleFlags, Scenario, Size};
 use crate::outcome::{Failure, Outcome};
+use crate::print::progress::Progress;
 use crate::print::stdout;
 
 pub(crate) fn run(flags: &ReplayFlags, settings: &Settings) -> Run {
-    let mut progress = Progress {
-        terminal: io::stderr().is_terminal(),
-    };
+    let progress = Progress::in_words();
     let say = &mut |what: &str| progress.say(what);
     // Scenarios have buses of their own: what is configured on this host changes nothing.
     macro_rules! play {
@@ -48,7 +47,7 @@ pub(crate) fn run(flags: &ReplayFlags, settings: &Settings) -> Run {
                 options = options.only(phase)?;
             }
             let played = $scenario::run(&options, say);
-            progress.end();
+            progress.finish();
             let report = played?;
             print(&report, &report.criteria, settings)
         }};
@@ -69,6 +68,7 @@ pub(crate) fn run(flags: &ReplayFlags, settings: &Settings) -> Run {
         Scenario::FrozenDisk => play!(frozen_disk, dir),
         Scenario::FullDisk => play!(full_disk, dir),
         Scenario::PowerCut => play!(power_cut, dir, seed),
+        Scenario::Gpus => play!(gpus),
         Scenario::Ptys => play!(ptys, dir, seed),
         Scenario::Week => play!(week, |options| {
             if let Size::Bytes(sizes) = &flags.size {
@@ -89,24 +89,6 @@ fn print<R: Display + Serialize>(report: &R, criteria: &[Criterion], settings: &
     }
     out.flush()?;
     Ok(Outcome::found(all_met(criteria)))
-}
-
-/// What is going on, on standard error: in place on a terminal, not at all elsewhere.
-struct Progress {
-    terminal: bool,
-}
-
-impl Progress {
-    fn say(&mut self, what: &str) {
-        if self.terminal {
-            // Nobody is left to hear that standard error is closed.
-            let _ = write!(io::stderr(), "\r\x1b[K{what}");
-        }
-    }
-
-    fn end(&mut self) {
-        self.say("");
-    }
 }
 
 /// One process of a scenario.

@@ -1,25 +1,25 @@
 //! `millpond stats`: everything counted on the bus, totals first, problems and who makes them next.
 
-mod json;
-mod users;
-mod window;
+mod figures;
+mod head;
+mod problems;
 
 use std::cmp::Reverse;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use millpond_bus::{
-    Bus, DropCounts, History, Interval, Origin, SourceStats, Stats, prometheus_text, sum_since,
+    Bus, History, Interval, Origin, RuleTable, SourceStats, Stats, prometheus_text, sum_since,
 };
+use millpond_daemon::report::{Users, Window, stats_json};
 
-use self::users::Users;
-use self::window::{Loudest, Window};
+use self::problems::Facts;
 use crate::Run;
 use crate::args::Settings;
 use crate::flags::{StatsBy, StatsFlags, StatsFormat};
 use crate::outcome::{Failure, Outcome};
 use crate::print::table::Table;
-use crate::print::{BOLD, GREEN, RED, YELLOW, stdout};
+use crate::print::{known_columns, stdout};
 use crate::units::{format_duration, human_count, human_size};
 
 pub(crate) fn run(flags: &StatsFlags, settings: &Settings) -> Run {
@@ -40,17 +40,20 @@ pub(crate) fn run(flags: &StatsFlags, settings: &Settings) -> Run {
     }
     let history = bus.history();
     bus.check()?;
-    let mut users = Users::default();
+    // Remedies go without what is in force where they cannot be read.
+    let rules = bus.rules().ok();
     match format {
         StatsFormat::Json => {
-            let value = json::to_json(&stats, &history, flags.since, &mut users);
+            let value = stats_json(&stats, &history, flags.since);
             writeln!(out, "{value}")?;
         }
         _ => Text {
             stats: &stats,
+            rules: rules.as_ref(),
+            width: known_columns(),
             history: &history,
             flags,
-            users,
+            users: Users::default(),
         }
         .print(&mut out)?,
     }
@@ -94,6 +97,9 @@ fn lost(stats: &Stats, history: &History, since: Option<Duration>) -> u64 {
 
 struct Text<'s> {
     stats: &'s Stats,
+    rules: Option<&'s RuleTable>,
+    /// Of a line; `None` where it may be as long as it likes.
+    width: Option<usize>,
     history: &'s History,
     flags: &'s StatsFlags,
     users: Users,
@@ -101,15 +107,25 @@ struct Text<'s> {
 
 impl Text<'_> {
     fn print(mut self, out: &mut dyn Write) -> Result<(), Failure> {
-        print_head(out, self.stats)?;
-        self.print_loudest(out)?;
-        print_problems(out, self.stats)?;
-        print_lagging(out, self.stats)?;
+        let width = self.width.unwrap_or(usize::MAX);
+        head::print(self.stats, width, out)?;
+        if let Some(consumer) = &self.stats.consumer {
+            figures::print(&consumer.figures, width, out)?;
+        }
+        let facts = Facts {
+            stats: self.stats,
+            history: self.history,
+            since: self.flags.since,
+            rules: self.rules,
+        };
+        let problems = facts.problems(&mut self.users);
+        writeln!(out)?;
+        problems::print(&problems, self.width.unwrap_or(usize::MAX), out)?;
         match (self.flags.by, self.flags.since) {
             (None, None) => {
                 self.print_sources(out)?;
                 self.print_services(out)?;
-                print_subscribers(out, self.stats)
+                self.print_subscribers(out)
             }
             (Some(StatsBy::Source), None) => self.print_sources(out),
             (Some(StatsBy::Service), None) => self.print_services(out),
@@ -117,31 +133,6 @@ impl Text<'_> {
             (Some(StatsBy::Service), Some(since)) => self.print_services_since(out, since),
             (_, Some(since)) => self.print_sources_since(out, since),
         }
-    }
-
-    /// Who it was, where something was lost or is behind.
-    fn print_loudest(&mut self, out: &mut dyn Write) -> Result<(), Failure> {
-        let Some(loudest) = Loudest::find(self.stats, self.history, self.flags.since) else {
-            return Ok(());
-        };
-        let source = &self.stats.sources[loudest.source];
-        let sum = &loudest.sum;
-        let share = 100.0 * sum.published as f64 / loudest.published_by_all.max(1) as f64;
-        let suppressed = match sum.suppressed {
-            0 => String::new(),
-            count => format!(", {} suppressed", human_count(count as f64)),
-        };
-        writeln!(
-            out,
-            "{RED}loudest {}{RED:#}: {} under {} ({}): {share:.0} % of {} events, {} dropped{suppressed}",
-            loudest.window,
-            source.label,
-            source.pattern,
-            describe(&source.origin, &mut self.users),
-            human_count(loudest.published_by_all as f64),
-            human_count(sum.dropped as f64),
-        )?;
-        Ok(())
     }
 
     fn print_sources(&mut self, out: &mut dyn Write) -> Result<(), Failure> {
@@ -184,7 +175,7 @@ impl Text<'_> {
             table.row(row);
         }
         writeln!(out)?;
-        Ok(table.print(out)?)
+        Ok(table.print_within(out, self.width, &LEAST)?)
     }
 
     fn print_lanes(&mut self, out: &mut dyn Write) -> Result<(), Failure> {
@@ -229,11 +220,13 @@ impl Text<'_> {
             table.row(row);
         }
         writeln!(out)?;
-        Ok(table.print(out)?)
+        Ok(table.print_within(out, self.width, &LEAST)?)
     }
 
     fn print_services(&self, out: &mut dyn Write) -> Result<(), Failure> {
-        let mut table = Table::new(&["service", "lines", "text", "segments", "redacted"]);
+        let mut table = Table::new(&[
+            "service", "lines", "text", "segments", "redacted", "disk", "quota",
+        ]);
         let mut services: Vec<_> = self.stats.services.iter().collect();
         services.sort_by_key(|service| Reverse(service.lines));
         for service in services {
@@ -243,10 +236,38 @@ impl Text<'_> {
                 human_size(service.bytes),
                 service.segments.to_string(),
                 service.redacted.to_string(),
+                (service.disk).map_or("-".to_owned(), |disk| human_size(disk.bytes)),
+                (service.disk.and_then(|disk| disk.bytes_limit)).map_or("-".to_owned(), human_size),
             ]);
         }
         writeln!(out)?;
-        Ok(table.print(out)?)
+        Ok(table.print_within(out, self.width, &LEAST)?)
+    }
+
+    fn print_subscribers(&self, out: &mut dyn Write) -> Result<(), Failure> {
+        if self.stats.subscribers.is_empty() {
+            return Ok(());
+        }
+        let mut table = Table::new(&[
+            "subscriber",
+            "process",
+            "patterns",
+            "delivered",
+            "missed",
+            "wakes",
+        ]);
+        for subscriber in &self.stats.subscribers {
+            table.row(vec![
+                subscriber.label.clone(),
+                subscriber.pid.to_string(),
+                subscriber.pattern.clone(),
+                subscriber.delivered.to_string(),
+                subscriber.lagged.to_string(),
+                subscriber.wakes.to_string(),
+            ]);
+        }
+        writeln!(out)?;
+        Ok(table.print_within(out, self.width, &["process", "wakes", "patterns"])?)
     }
 
     fn print_sources_since(&mut self, out: &mut dyn Write, since: Duration) -> Result<(), Failure> {
@@ -304,7 +325,7 @@ impl Text<'_> {
             table.row(row);
         }
         writeln!(out, "\nin the last {}:", format_duration(since))?;
-        Ok(table.print(out)?)
+        Ok(table.print_within(out, self.width, &LEAST)?)
     }
 
     fn print_services_since(&self, out: &mut dyn Write, since: Duration) -> Result<(), Failure> {
@@ -335,25 +356,31 @@ impl Text<'_> {
             table.row(row);
         }
         writeln!(out, "\nin the last {}:", format_duration(since))?;
-        Ok(table.print(out)?)
+        Ok(table.print_within(out, self.width, &LEAST)?)
     }
 }
 
-/// `pid 123, /usr/bin/node, user deploy`
-fn describe(origin: &Origin, users: &mut Users) -> String {
-    if origin.pid == 0 {
-        return "process unknown".to_owned();
-    }
-    let mut text = format!("pid {}", origin.pid);
-    if !origin.executable.is_empty() {
-        text.push_str(&format!(", {}", origin.executable));
-    }
-    text.push_str(&format!(", user {}", users.name(origin.uid)));
-    if !origin.is_verified {
-        text.push_str(", by its own word");
-    }
-    text
-}
+/// What goes first where a line has too little room.
+const LEAST: [&str; 18] = [
+    "executable",
+    "user",
+    "process",
+    "lanes",
+    "segments",
+    "redacted",
+    "bytes",
+    "text per s",
+    "lag",
+    "published over time",
+    "lines over time",
+    "coalesced",
+    "suppressed",
+    "peak lag",
+    "rule",
+    "written",
+    "per s",
+    "in flight",
+];
 
 /// The columns of [`origin_cells`].
 const ORIGIN_COLUMNS: [&str; 3] = ["process", "user", "executable"];
@@ -373,120 +400,4 @@ fn origin_cells(origin: &Origin, users: &mut Users) -> [String; 3] {
         users.name(origin.uid),
         executable,
     ]
-}
-
-fn print_head(out: &mut dyn Write, stats: &Stats) -> Result<(), Failure> {
-    let sum = |of: fn(&SourceStats) -> u64| stats.sources.iter().map(of).sum::<u64>();
-    writeln!(
-        out,
-        "{BOLD}bus {}{BOLD:#}: {} lanes, {} of {} shared memory",
-        stats.bus,
-        stats.lanes.len(),
-        human_size(stats.lanes_bytes),
-        human_size(stats.lanes_bytes_limit)
-    )?;
-    match &stats.consumer {
-        Some(consumer) if consumer.alive => writeln!(
-            out,
-            "consumer: process {}, {}, logs {}",
-            consumer.pid, consumer.backend, consumer.logs_dir
-        )?,
-        _ => writeln!(
-            out,
-            "{YELLOW}consumer: none{YELLOW:#}; start `millpond daemon --bus {}`",
-            stats.bus
-        )?,
-    }
-    writeln!(
-        out,
-        "events: published {} = delivered {} + dropped {} + in flight {}; written {}, coalesced {}, suppressed {}",
-        sum(|source| source.published),
-        sum(|source| source.delivered),
-        sum(|source| source.dropped.total()),
-        sum(|source| source.in_flight),
-        sum(|source| source.written),
-        sum(|source| source.coalesced),
-        sum(|source| source.suppressed)
-    )?;
-    Ok(())
-}
-
-/// Subscribers that missed events: their own loss, so it is said and not an exit code.
-fn print_lagging(out: &mut dyn Write, stats: &Stats) -> Result<(), Failure> {
-    for subscriber in stats.subscribers.iter().filter(|one| one.lagged > 0) {
-        writeln!(
-            out,
-            "{YELLOW}missed{YELLOW:#}: {} events by subscriber {} (process {}), which was too slow",
-            subscriber.lagged, subscriber.label, subscriber.pid
-        )?;
-    }
-    Ok(())
-}
-
-fn print_subscribers(out: &mut dyn Write, stats: &Stats) -> Result<(), Failure> {
-    if stats.subscribers.is_empty() {
-        return Ok(());
-    }
-    let mut table = Table::new(&[
-        "subscriber",
-        "process",
-        "patterns",
-        "delivered",
-        "missed",
-        "wakes",
-    ]);
-    for subscriber in &stats.subscribers {
-        table.row(vec![
-            subscriber.label.clone(),
-            subscriber.pid.to_string(),
-            subscriber.pattern.clone(),
-            subscriber.delivered.to_string(),
-            subscriber.lagged.to_string(),
-            subscriber.wakes.to_string(),
-        ]);
-    }
-    writeln!(out)?;
-    table.print(out)?;
-    Ok(())
-}
-
-fn print_problems(out: &mut dyn Write, stats: &Stats) -> Result<(), Failure> {
-    let trouble = stats
-        .consumer
-        .as_ref()
-        .map_or("", |consumer| &consumer.trouble);
-    if !trouble.is_empty() {
-        writeln!(out, "{RED}trouble{RED:#}: {trouble}")?;
-    }
-    for lane in stats.lanes.iter().filter(|lane| lane.quarantined) {
-        writeln!(
-            out,
-            "{RED}quarantined{RED:#}: lane of {} (process {})",
-            lane.label, lane.origin.pid
-        )?;
-    }
-    let mut lossy: Vec<_> = stats
-        .sources
-        .iter()
-        .filter(|source| source.dropped.total() + source.rejected > 0)
-        .collect();
-    lossy.sort_by_key(|source| std::cmp::Reverse(source.dropped.total() + source.rejected));
-    for source in &lossy {
-        let DropCounts {
-            full,
-            deadline,
-            too_long,
-            other,
-        } = source.dropped;
-        writeln!(
-            out,
-            "{RED}lost{RED:#}: {} under {}: lane full {full}, deadline {deadline}, too long {too_long}, other \
-             {other}, rejected {}",
-            source.label, source.pattern, source.rejected
-        )?;
-    }
-    if trouble.is_empty() && lossy.is_empty() {
-        writeln!(out, "{GREEN}nothing lost{GREEN:#}")?;
-    }
-    Ok(())
 }

@@ -5,7 +5,6 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use indicatif::ProgressBar;
 use millpond_bus::inspect::{Holder, Inspection};
 use millpond_bus::{Bus, ServiceCommit};
 use millpond_logfile::{
@@ -19,7 +18,7 @@ use crate::args::Settings;
 use crate::commands::query::{open, time_range};
 use crate::flags::VerifyFlags;
 use crate::outcome::{Failure, Outcome};
-use crate::print::progress::bar;
+use crate::print::progress::Progress;
 use crate::print::{DIM, RED, stdout};
 use crate::units::human_size;
 
@@ -98,16 +97,18 @@ pub(crate) fn run(flags: &VerifyFlags, settings: &Settings) -> Run {
         let lost = gone.iter().find(|(name, ..)| name == service);
         totals.check_directory(&dir, &segments, is_written, lost.map(|&(_, id, _)| id));
     }
-    let bytes: u64 = work.iter().map(|(dir, id, _)| text_length(dir, *id)).sum();
-    let template = "{wide_bar} {bytes} of {total_bytes}, {eta} left";
-    let progress = bar(Some(bytes), template);
+    let bytes = || {
+        let lengths = work.iter().map(|(dir, id, _)| text_length(dir, *id));
+        lengths.sum()
+    };
+    let progress = Progress::of_bytes(bytes);
     for (dir, id, is_open) in &work {
         totals.check_segment(dir, *id, is_written, &progress);
         if !is_open {
             totals.check_index_is_there(dir, *id);
         }
     }
-    progress.finish_and_clear();
+    progress.finish();
     if let Some(memory) = &memory {
         totals.check_commits(memory, &flags.service, settings);
         totals.check_counts(settings);
@@ -172,7 +173,8 @@ fn first_since(segments: &[SegmentId], since_ns: u64) -> usize {
     later.saturating_sub(1)
 }
 
-fn text_length(dir: &Path, id: SegmentId) -> u64 {
+/// The bytes of text of a segment; 0 where it cannot be read.
+pub(super) fn text_length(dir: &Path, id: SegmentId) -> u64 {
     let text = SegmentText::open(dir, id).and_then(|text| text.length_bytes());
     text.unwrap_or(0)
 }
@@ -195,13 +197,7 @@ impl Totals {
         });
     }
 
-    fn check_segment(
-        &mut self,
-        dir: &Path,
-        id: SegmentId,
-        is_written: bool,
-        progress: &ProgressBar,
-    ) {
+    fn check_segment(&mut self, dir: &Path, id: SegmentId, is_written: bool, progress: &Progress) {
         let mut verified = verify_segment(dir, id);
         // Sealed or appended to in this very moment: what is damage is so the second time, too.
         if is_written && !matches!(&verified, Ok(report) if report.damage.is_empty()) {
@@ -221,7 +217,7 @@ impl Totals {
                 return self.add_unreadable(path, "file", &why);
             }
         };
-        progress.inc(report.text_bytes);
+        progress.add(report.text_bytes);
         self.segments += 1;
         self.blocks += report.blocks;
         self.text_bytes += report.text_bytes;

@@ -36,6 +36,11 @@ pub(crate) fn is_coloured(color: Color) -> bool {
     AutoStream::new(io::stdout(), choice(color)).current_choice() != ColorChoice::Never
 }
 
+/// Whether colour belongs on standard error.
+pub(crate) fn is_coloured_stderr(color: Color) -> bool {
+    AutoStream::new(io::stderr(), choice(color)).current_choice() != ColorChoice::Never
+}
+
 /// Standard output for data; styles are stripped where colour does not belong.
 pub(crate) fn stdout(color: Color) -> io::BufWriter<AutoStream<io::Stdout>> {
     io::BufWriter::with_capacity(64 << 10, AutoStream::new(io::stdout(), choice(color)))
@@ -48,12 +53,19 @@ pub(crate) fn data_stdout() -> io::BufWriter<io::Stdout> {
 
 /// How wide the terminal is, or COLUMNS says it is; `default` where nobody says.
 pub(crate) fn columns(default: usize) -> usize {
+    known_columns().unwrap_or(default)
+}
+
+/// As [`columns`]; `None` where nobody says, as in a pipe.
+pub(crate) fn known_columns() -> Option<usize> {
     let terminal = rustix::termios::tcgetwinsize(io::stdout())
         .ok()
         .map(|size| usize::from(size.ws_col))
         .filter(|&columns| columns > 0);
     let named = || std::env::var("COLUMNS").ok()?.parse().ok();
-    terminal.or_else(named).unwrap_or(default).max(COLUMNS_MIN)
+    terminal
+        .or_else(named)
+        .map(|columns: usize| columns.max(COLUMNS_MIN))
 }
 
 /// `error: ..` on standard error.
@@ -68,7 +80,9 @@ pub(crate) fn warning_line(color: Color, message: &dyn Display) {
 
 /// `word: message` on standard error.
 pub(crate) fn talk(color: Color, style: Style, word: &str, message: &dyn Display) {
-    let mut stderr = AutoStream::new(io::stderr(), choice(color));
-    // Nobody is left to hear that standard error is closed.
-    let _ = writeln!(stderr, "{style}{word}:{style:#} {message}");
+    progress::aside(|| {
+        let mut stderr = AutoStream::new(io::stderr(), choice(color));
+        // Nobody is left to hear that standard error is closed.
+        let _ = writeln!(stderr, "{style}{word}:{style:#} {message}");
+    });
 }

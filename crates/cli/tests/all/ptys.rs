@@ -7,24 +7,14 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use millpond_bus::{Bus, SourceStats};
 use millpond_loadgen::ptys::{self, Cast, difference};
 use millpond_loadgen::{Host, Random, Terminal};
-use millpond_tests::{Watchdog, setting};
+use millpond_tests::{Watchdog, seed, setting};
 
 use crate::support::{Place, text};
-
-fn seed() -> u64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let seed = setting(
-        "MILLPOND_TEST_SEED",
-        now.map_or(1, |now| now.as_nanos() as u64 >> 1),
-    );
-    eprintln!("seed: MILLPOND_TEST_SEED={seed}");
-    seed
-}
 
 fn host() -> Host {
     Host::new(env!("CARGO_BIN_EXE_millpond"), &["replay-role"])

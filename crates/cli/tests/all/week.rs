@@ -1,9 +1,9 @@
 //! The operator's questions at a size for CI, asked of the command itself. `MILLPOND_TEST_SEED` repeats a run.
 
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use millpond_loadgen::{Host, week};
+use millpond_tests::seed;
 
 /// Real logs, where this checkout has them.
 fn corpus() -> Option<PathBuf> {
@@ -13,16 +13,6 @@ fn corpus() -> Option<PathBuf> {
     }
     eprintln!("no corpus at {}: lines are made of words", dir.display());
     None
-}
-
-fn seed() -> u64 {
-    let given = std::env::var("MILLPOND_TEST_SEED").ok();
-    let seed = given.and_then(|text| text.parse().ok()).unwrap_or_else(|| {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        now.map_or(1, |now| now.as_nanos() as u64)
-    });
-    eprintln!("seed: MILLPOND_TEST_SEED={seed}");
-    seed
 }
 
 #[test]

@@ -1,15 +1,11 @@
 //! The bus, and the daemon on it: is it there, does it move, what troubles it.
 
-use std::fs;
-
 use millpond_bus::ErrorKind;
 use millpond_bus::inspect::{Holder, Inspection};
 
 use super::{Check, Settings};
+use crate::commands::heartbeat::{self, Beat, Silence};
 use crate::units::now_ns;
-
-/// A consumer says once a second that it lives; a host under load may keep it waiting for some.
-const HEARTBEAT_AGE_NS_MAX: u64 = 5_000_000_000;
 
 /// Adds the checks; the process of the consumer, where there is one.
 pub(super) fn check(settings: &Settings, checks: &mut Vec<Check>) -> Option<u32> {
@@ -81,42 +77,10 @@ pub(super) fn check(settings: &Settings, checks: &mut Vec<Check>) -> Option<u32>
 }
 
 fn heartbeat(pid: u32, heartbeat_ns: u64) -> Check {
-    let age_ns = now_ns().saturating_sub(heartbeat_ns);
-    let age = format!("{}.{} s", age_ns / 1_000_000_000, age_ns / 100_000_000 % 10);
-    if age_ns <= HEARTBEAT_AGE_NS_MAX {
-        return Check::ok("heartbeat", format!("process {pid}, {age} ago"));
+    match heartbeat::look(pid, heartbeat_ns, now_ns()) {
+        Beat::Regular { age } => Check::ok("heartbeat", format!("process {pid}, {age} ago")),
+        Beat::Silent(Silence { found, remedy, .. }) => Check::fail("heartbeat", found, remedy),
     }
-    match process_state(pid) {
-        Some('T' | 't') => Check::fail(
-            "heartbeat",
-            format!("process {pid} is stopped; its last was {age} ago"),
-            format!("somebody sent it SIGSTOP, or a debugger holds it: `kill -CONT {pid}`"),
-        ),
-        Some('D') => Check::fail(
-            "heartbeat",
-            format!("process {pid} waits for a device; its last was {age} ago"),
-            "look at the disk; events wait in shared memory",
-        ),
-        state => Check::fail(
-            "heartbeat",
-            format!(
-                "process {pid} (state {}) hangs; its last was {age} ago",
-                state.unwrap_or('?')
-            ),
-            format!(
-                "`kill -9 {pid}` and start another: nothing committed is lost. First `millpond dump`, and a \
-                 core of it (`gcore {pid}`), for a report"
-            ),
-        ),
-    }
-}
-
-/// The letter that the kernel has for it.
-fn process_state(pid: u32) -> Option<char> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name may hold anything, also brackets.
-    let (_, rest) = stat.rsplit_once(')')?;
-    rest.trim_start().chars().next()
 }
 
 /// Whether the objects are open to the group that the configuration names, and to nobody else.
