@@ -53,8 +53,10 @@ use registry::SourceNumbers;
 const FUTURE_MAX_NS: u64 = 1_000_000_000;
 /// Eighths of a lane: more than the half that is kept.
 const MARKS: usize = 5;
-/// 20 ms before a consumer is told that there is one already.
-const LEASE_TRIES: u32 = 40;
+/// 20 ms before a consumer is told that there is one already: one that dies lets go of it as it goes.
+const LEASE_REFUSALS: u32 = 40;
+/// Five seconds for those who only look.
+const LEASE_TRIES: u32 = 10_000;
 const LEASE_PAUSE: Duration = Duration::from_micros(500);
 
 /// Which lanes a pass is about.
@@ -338,12 +340,22 @@ pub struct Drain {
     losses_seen: u32,
 }
 
-/// True where the lease is ours now. Whoever looks for its holder (statistics, health) holds it himself for some
-/// microseconds where nobody does: one such look must not keep a consumer from starting.
+/// True where the lease is ours now. Whoever looks for its holder (statistics, health) shares it for a moment where nobody
+/// has it, longer where he is stopped just then. A consumer does not share it, so the two can be told apart: lookers are
+/// waited for, a consumer is not.
 fn take_lease(lease: &OwnedFd) -> bool {
+    let mut refused = 0;
     for _ in 0..LEASE_TRIES {
         if object::try_lock(lease) {
             return true;
+        }
+        match object::try_lock_shared(lease) {
+            true => object::unlock(lease),
+            false => refused += 1,
+        }
+        // Two consumers that start at once see each other for a moment, too.
+        if refused == LEASE_REFUSALS {
+            return false;
         }
         std::thread::sleep(LEASE_PAUSE);
     }
@@ -403,6 +415,11 @@ impl Drain {
             channel::ring_all(&drain.control);
         }
         drain.housekeep();
+        // Until the next sign of life it starts: recovery of a log takes as long as it takes, and is no hang.
+        let line = &drain.control.consumer;
+        // ORDERING: Relaxed; for people only.
+        let started_ns = line.started_ns.load(Ordering::Relaxed);
+        line.heartbeat_ns.store(started_ns, Ordering::Relaxed);
         // The one before us may have died between its last commit and the bell.
         drain.control.commit_bell.ring();
         Ok(drain)
@@ -622,10 +639,10 @@ impl Drain {
     /// the lanes and wakes whoever waited for that.
     ///
     /// `durable` says that the group is on the disk as well. Costs a few microseconds. Returns how many events it made
-    /// true. Does nothing on a bus that is not whole, see [`Drain::check`].
-    pub fn commit(&mut self, mark: Mark, services: &[ServiceCommit], durable: bool) -> u64 {
+    /// true; `None`, and nothing is true, on a bus that is not whole, see [`Drain::check`].
+    pub fn commit(&mut self, mark: Mark, services: &[ServiceCommit], durable: bool) -> Option<u64> {
         if self.control.check().is_err() {
-            return 0;
+            return None;
         }
         for service in services {
             // The sink refuses services beyond the same limit, so there is a slot.
@@ -645,12 +662,12 @@ impl Drain {
         kill_point!("consumer.flipped");
         // Without a commit point nothing may be overwritten in its lane.
         if self.control.check().is_err() {
-            return 0;
+            return None;
         }
         self.control.commit_bell.ring();
         kill_point!("consumer.bell_rung");
         self.release(&mark, durable);
-        events
+        Some(events)
     }
 
     /// Counts a group of the log in the figures that [`crate::ConsumerInfo::figures`] shows, behind its commit. Four

@@ -258,7 +258,11 @@ fn read_block(control: &Control, index: usize) -> Stored {
     }
 }
 
+/// So often an hour is read anew that changes while it is read.
+const READS_MAX: u32 = 1000;
+
 fn read_intervals(block: &HistoryBlock) -> Stored {
+    let mut tries = READS_MAX;
     loop {
         // ORDERING: Acquire (H1).
         let begun = block.begun.load(Ordering::Acquire);
@@ -270,8 +274,9 @@ fn read_intervals(block: &HistoryBlock) -> Stored {
         // ORDERING: Acquire fence; the copies above come before the second look.
         fence(Ordering::Acquire);
         // ORDERING: Relaxed; ordered by the fence.
-        if block.begun.load(Ordering::Relaxed) != begun {
-            // An interval is begun every 10 s, so this ends.
+        if block.begun.load(Ordering::Relaxed) != begun && tries > 0 {
+            // An interval is begun every 10 s. Only a member that writes there without end comes here again and again.
+            tries -= 1;
             continue;
         }
         // What lies before has been overwritten: the oldest that is left is only there to count from.

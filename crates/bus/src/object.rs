@@ -250,13 +250,16 @@ pub(crate) fn try_lock(descriptor: &OwnedFd) -> bool {
     rustix::fs::flock(descriptor, FlockOperation::NonBlockingLockExclusive).is_ok()
 }
 
+/// Whether nobody holds the lock of this descriptor alone; it is shared with us then.
+pub(crate) fn try_lock_shared(descriptor: &OwnedFd) -> bool {
+    rustix::fs::flock(descriptor, FlockOperation::NonBlockingLockShared).is_ok()
+}
+
 /// Whether some process holds the liveness lock of the object `name`. Costs four system calls. Where we have no file
 /// handle left to ask with, nobody is taken for dead.
 pub(crate) fn is_locked(name: &str) -> bool {
     match open_descriptor(name) {
-        Ok(descriptor) => {
-            rustix::fs::flock(&descriptor, FlockOperation::NonBlockingLockShared).is_err()
-        }
+        Ok(descriptor) => !try_lock_shared(&descriptor),
         Err(error) => error.is_shortage(),
     }
 }

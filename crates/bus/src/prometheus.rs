@@ -186,7 +186,7 @@ impl Page<'_> {
             self.metric(
                 "millpond_consumer_in_trouble",
                 Kind::Gauge,
-                "Whether something keeps the consumer from writing.",
+                "Whether something fails: writing, or only a sync, a seal or an index.",
                 one((!consumer.trouble.is_empty()).into()),
             );
             self.metric(

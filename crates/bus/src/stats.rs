@@ -53,7 +53,7 @@ pub struct ConsumerInfo {
     pub pid: u32,
     /// When it took the lease, real time in ns.
     pub started_ns: u64,
-    /// Its last sign of life, real time in ns.
+    /// Its last sign of life, real time in ns; `started_ns` while it starts, which with a log to recover may take long.
     pub heartbeat_ns: u64,
     /// Whether the lease is held now.
     pub alive: bool,
@@ -61,13 +61,18 @@ pub struct ConsumerInfo {
     pub backend: String,
     /// The log directory.
     pub logs_dir: String,
-    /// What keeps it from writing, empty for nothing.
+    /// What fails: writing, or only a sync, a seal or an index; empty for nothing.
     pub trouble: String,
     /// What it does, and how long that takes.
     pub figures: ConsumerFigures,
 }
 
 impl ConsumerInfo {
+    /// Whether it has the lease and has not begun to drain: it recovers the log, say.
+    pub fn is_starting(&self) -> bool {
+        self.alive && self.heartbeat_ns == self.started_ns
+    }
+
     pub(crate) fn read(control: &Control, alive: bool) -> Self {
         let text = control.load_text();
         let line = &control.consumer;
@@ -312,6 +317,9 @@ fn get(word: &AtomicU64) -> u64 {
     word.load(Ordering::Relaxed)
 }
 
+/// So often something is read anew that changes while it is read.
+const READS_MAX: u32 = 1000;
+
 /// Reads lanes and totals until no lane went from the ones to the others meanwhile: each is counted once.
 fn read_lanes_and_sources(control: &Control) -> (Vec<LaneStats>, Vec<SourceStats>) {
     let folds = || -> u64 {
@@ -321,13 +329,16 @@ fn read_lanes_and_sources(control: &Control) -> (Vec<LaneStats>, Vec<SourceStats
         selectors.sum()
     };
     let mut before = folds();
+    // A member that writes there without end must not hold up whoever asks: the last reading is as good as its bus.
+    let mut tries = READS_MAX;
     loop {
         let mut lanes = read_lanes(control);
         // One that is in the totals already, and not yet out of the directory.
         lanes.retain(|lane| !is_folded(control, lane.epoch));
         let sources = read_sources(control, &lanes);
         let after = folds();
-        if before == after {
+        tries -= 1;
+        if before == after || tries == 0 {
             return (lanes, sources);
         }
         before = after;
@@ -553,10 +564,12 @@ impl SourceStats {
 }
 
 fn read_services(control: &Control) -> Vec<ServiceStats> {
+    let mut tries = READS_MAX;
     loop {
         let bank = commit::bank(&control.consumer.generation);
         let services = commit::services(control, bank);
-        if commit::bank(&control.consumer.generation) == bank {
+        tries -= 1;
+        if commit::bank(&control.consumer.generation) == bank || tries == 0 {
             return services
                 .into_iter()
                 .enumerate()

@@ -823,17 +823,24 @@ impl Daemon {
     }
 }
 
+/// A line that says that it is older is counted as so old.
+const DELAY_NS_MAX: u64 = 24 * 3600 * 1_000_000_000;
+
 /// Makes a group true that is written, the oldest that is not true yet.
 fn commit(drain: &mut Drain, marks: &mut VecDeque<Mark>, group: &CompletedGroup) {
     if let Some(mark) = marks.pop_front() {
-        let events = drain.commit(mark, &group.services, group.durable);
-        let now_ns = drain.clock().now_ns();
-        drain.count_group(&GroupFigures {
-            events,
-            bytes: group.bytes,
-            write_ns: group.write_ns,
-            delay_ns: (group.first_line_ns).map(|first_ns| now_ns.saturating_sub(first_ns)),
-        });
+        // Nothing where the bus is lost.
+        if let Some(events) = drain.commit(mark, &group.services, group.durable) {
+            let now_ns = drain.clock().now_ns();
+            // The stamp is a publisher's word: a wrong one must not fill the sum for good.
+            let delay = |first_ns| now_ns.saturating_sub(first_ns).min(DELAY_NS_MAX);
+            drain.count_group(&GroupFigures {
+                events,
+                bytes: group.bytes,
+                write_ns: group.write_ns,
+                delay_ns: group.first_line_ns.map(delay),
+            });
+        }
     }
     if group.durable {
         drain.mark_durable();

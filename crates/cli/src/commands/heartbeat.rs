@@ -8,6 +8,8 @@ use millpond_daemon::HEARTBEAT_AGE_MAX;
 pub(crate) enum Beat {
     /// `1.3 s` since the last one.
     Regular { age: String },
+    /// It has taken the lease `1.3 s` ago, and recovers the log.
+    Starting { age: String },
     /// It holds the lease, and says nothing.
     Silent(Silence),
 }
@@ -26,9 +28,12 @@ pub(crate) fn is_old(age_ns: u64) -> bool {
 }
 
 /// Looks at the heartbeat of the process that holds the lease, and at the process.
-pub(crate) fn look(pid: u32, heartbeat_ns: u64, now_ns: u64) -> Beat {
+pub(crate) fn look(pid: u32, started_ns: u64, heartbeat_ns: u64, now_ns: u64) -> Beat {
     let age_ns = now_ns.saturating_sub(heartbeat_ns);
     let age = format!("{}.{} s", age_ns / 1_000_000_000, age_ns / 100_000_000 % 10);
+    if heartbeat_ns == started_ns {
+        return Beat::Starting { age };
+    }
     if !is_old(age_ns) {
         return Beat::Regular { age };
     }

@@ -192,7 +192,8 @@ impl Pending {
     }
 
     /// The delay runs from the first event that is pending. Windows of aggregates end at multiples of it, so that a source
-    /// with a steady rate gets one record in each of them, and those of several channels are of the same time.
+    /// with a steady rate has one record in each of them (but for an event that is drained behind the end of its window), and
+    /// those of several channels are of the same time.
     fn note_time(&mut self, time_ns: u64) {
         let delay_ns = self.settings.max_delay_ns;
         let since_last_ns = match self.settings.class {

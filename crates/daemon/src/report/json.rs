@@ -139,16 +139,17 @@ pub fn stats_json(stats: &Stats, history: &History, since: Option<Duration>) -> 
             "figures": figures_json(&consumer.figures),
         })
     });
-    let loudest = Loudest::find(stats, history, since).map(|loudest| {
-        let source = &stats.sources[loudest.source];
-        json!({
+    let loudest = Loudest::find(stats, history, since).and_then(|loudest| {
+        // The history was read later: it may have one more.
+        let source = stats.sources.get(loudest.source)?;
+        Some(json!({
             "label": source.label,
             "rule": source.pattern,
             "window": loudest.window,
             "published": loudest.sum.published,
             "published_by_all": loudest.published_by_all,
             "dropped": loudest.sum.dropped,
-        })
+        }))
     });
     let mut value = json!({
         "version": 1,

@@ -80,7 +80,7 @@ impl Window {
         for interval in intervals.iter().filter(|interval| self.holds(interval)) {
             let part = (interval.start_ns / self.interval_ns).saturating_sub(first) / width;
             if let Some(sum) = sums.get_mut(part as usize) {
-                *sum += of(interval);
+                *sum = sum.saturating_add(of(interval));
             }
         }
         let highest = sums.iter().copied().max().unwrap_or(0);
@@ -164,7 +164,9 @@ impl Loudest {
         Some(Loudest {
             source,
             sum: *sum,
-            published_by_all: sums.iter().map(|sum| sum.published).sum(),
+            published_by_all: sums
+                .iter()
+                .fold(0, |all, sum| all.saturating_add(sum.published)),
             window,
         })
     }
@@ -176,7 +178,7 @@ pub fn is_behind(lane: &LaneStats) -> bool {
 }
 
 fn is_loss(sum: &Interval) -> bool {
-    sum.dropped + sum.rejected + sum.suppressed > 0
+    sum.dropped > 0 || sum.rejected > 0 || sum.suppressed > 0
 }
 
 #[cfg(test)]

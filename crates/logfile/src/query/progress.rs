@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const PARTS: u64 = 1024;
 
 /// How far a query has come, for whoever shows it: given to [`Query::progress`](super::Query::progress), read from any
-/// thread while the query runs, and at any time after. Numbers only go up.
+/// thread while the query runs, and at any time after. Numbers of bytes only go up; the share may go back where more
+/// turns out to be there.
 ///
 /// ```
 /// # let logs = tempfile::tempdir()?;

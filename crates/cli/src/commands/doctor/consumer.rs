@@ -55,7 +55,11 @@ pub(super) fn check(settings: &Settings, checks: &mut Vec<Check>) -> Option<u32>
     };
     let found = format!("{name:?}, consumer is process {pid}");
     checks.push(Check::ok("bus", found));
-    checks.push(heartbeat(pid, control.consumer.heartbeat_ns));
+    checks.push(heartbeat(
+        pid,
+        control.consumer.started_ns,
+        control.consumer.heartbeat_ns,
+    ));
     let trouble = &control.consumer.trouble;
     if !trouble.is_empty() {
         let remedy = "events wait in shared memory meanwhile; what is full then goes by its rule";
@@ -76,8 +80,12 @@ pub(super) fn check(settings: &Settings, checks: &mut Vec<Check>) -> Option<u32>
     Some(pid)
 }
 
-fn heartbeat(pid: u32, heartbeat_ns: u64) -> Check {
-    match heartbeat::look(pid, heartbeat_ns, now_ns()) {
+fn heartbeat(pid: u32, started_ns: u64, heartbeat_ns: u64) -> Check {
+    match heartbeat::look(pid, started_ns, heartbeat_ns, now_ns()) {
+        Beat::Starting { age } => Check::ok(
+            "heartbeat",
+            format!("process {pid} took the bus {age} ago, and recovers the log"),
+        ),
         Beat::Regular { age } => Check::ok("heartbeat", format!("process {pid}, {age} ago")),
         Beat::Silent(Silence { found, remedy, .. }) => Check::fail("heartbeat", found, remedy),
     }

@@ -104,8 +104,9 @@ impl Facts<'_> {
                 remedy: format!("{start}: nothing that waits is lost, until lanes are full"),
             });
         }
-        match heartbeat::look(consumer.pid, consumer.heartbeat_ns, self.stats.time_ns) {
-            Beat::Regular { .. } => None,
+        let (started_ns, heartbeat_ns) = (consumer.started_ns, consumer.heartbeat_ns);
+        match heartbeat::look(consumer.pid, started_ns, heartbeat_ns, self.stats.time_ns) {
+            Beat::Regular { .. } | Beat::Starting { .. } => None,
             Beat::Silent(Silence {
                 word,
                 found,

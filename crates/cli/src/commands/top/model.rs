@@ -195,6 +195,7 @@ impl Daemon {
     fn of(consumer: Option<&ConsumerInfo>, time_ns: u64, state: Option<char>) -> Self {
         match consumer {
             None => Daemon::Never,
+            Some(consumer) if consumer.is_starting() => Daemon::Runs,
             Some(consumer) if consumer.alive => {
                 let age_ns = time_ns.saturating_sub(consumer.heartbeat_ns);
                 match heartbeat::is_old(age_ns) {
