@@ -42,6 +42,7 @@ pub mod host;
 mod output;
 mod sampler;
 mod state;
+mod time;
 
 pub use self::output::{BusOutput, Output};
 pub use self::sampler::{Policy, Report, Sampler, Stop};

@@ -13,17 +13,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use crate::Now;
-use crate::gpu::slow::Slow;
+use crate::gpu::slow::{Slot, Slow};
 use crate::gpu::{
     Device, Driver, DriverError, GpuProcess, GpuSample, Gpus, Group, Readings, Trouble,
 };
 use crate::host::{Host, HostParts, HostPublisher, HostSample, HostTime};
 use crate::output::Output;
 use crate::state::{Backoff, State, States};
+use crate::time::{monotonic_ns, thread_cpu_ns};
+
+/// So long we wait for the thread of the slow groups before a new connection: one question takes it 40 ms.
+const RELEASE_WAIT: Duration = Duration::from_millis(250);
+const HANGS: &str = "no new connection is made while a question hangs in the driver";
+
+type Found = (Arc<dyn Gpus>, Vec<Result<Device, DriverError>>);
 
 /// How often what is asked.
 ///
@@ -165,6 +171,8 @@ struct Target {
     device: Option<Device>,
     readings: Readings,
     trouble: Option<Backoff>,
+    /// The trouble is that of a slow group: before that has answered, it is not over.
+    waits_for_slow: bool,
     /// It was said that it is well.
     is_told: bool,
 }
@@ -178,8 +186,10 @@ struct Connection {
 struct GpuSide {
     driver: Box<dyn Driver>,
     connection: Option<Connection>,
-    /// Of the driver, while there is no connection.
+    /// Of the driver, until a connection has brought a sample: one that is lost before goes on waiting longer.
     backoff: Option<Backoff>,
+    /// Of the connection before: as long as its thread lives, it holds the driver.
+    leaving: Option<Slow>,
 }
 
 /// Everything that a step changes, apart from the driver and the host.
@@ -231,6 +241,7 @@ impl<O: Output> Sampler<O> {
             driver,
             connection: None,
             backoff: None,
+            leaving: None,
         });
         self
     }
@@ -255,8 +266,8 @@ impl<O: Output> Sampler<O> {
     /// Asks what is due. `at` is the time of this step since the first, by a clock that never goes back: the time it
     /// was planned for rather than the time it is, so that what is due every tenth step is due every tenth step.
     ///
-    /// Blocks for as long as the driver does: tens of microseconds for a GPU. Allocates nothing while nothing changes,
-    /// except for processes.
+    /// Blocks for as long as the driver does: tens of microseconds for a GPU. For GPUs it allocates nothing while nothing
+    /// changes, except for processes; for the host, at its interval, it does: texts of the kernel and names of events.
     pub fn step(&mut self, at: Duration) {
         let Sampler { book, gpus, host } = self;
         book.report.ticks += 1;
@@ -279,18 +290,16 @@ impl<O: Output> Sampler<O> {
         let cpu_started_ns = thread_cpu_ns();
         let elapsed_before_ns = self.book.report.elapsed_ns;
         let cpu_before_ns = self.book.report.cpu_ns;
-        let mut tick: u32 = 0;
+        let mut tick: u64 = 0;
         loop {
-            self.step(interval * tick);
+            self.step(time_of(interval, tick));
             let report = &mut self.book.report;
             report.elapsed_ns = elapsed_before_ns + started.elapsed().as_nanos() as u64;
             report.cpu_ns = cpu_before_ns + thread_cpu_ns() - cpu_started_ns;
-            let passed = started.elapsed().as_nanos() / interval.as_nanos();
-            // At 1 ms it runs for 49 days until it stops at the last number.
-            let next = u32::try_from(passed).unwrap_or(u32::MAX).saturating_add(1);
-            report.ticks_skipped += u64::from(next.saturating_sub(tick.saturating_add(1)));
+            let next = next_tick(interval, started.elapsed());
+            report.ticks_skipped += next.saturating_sub(tick.saturating_add(1));
             tick = next.max(tick);
-            let deadline = started.checked_add(interval * tick);
+            let deadline = started.checked_add(time_of(interval, tick));
             let Some(deadline) = deadline else { return };
             if stop.wait_until(deadline) {
                 self.book.report.elapsed_ns =
@@ -324,6 +333,19 @@ impl<O: Output> Sampler<O> {
     }
 }
 
+/// When this tick is due, since the first.
+fn time_of(interval: Duration, tick: u64) -> Duration {
+    // 584 years fit.
+    let ns = interval.as_nanos().saturating_mul(u128::from(tick));
+    Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
+}
+
+/// The first tick that is still to come.
+fn next_tick(interval: Duration, passed: Duration) -> u64 {
+    let ticks = passed.as_nanos() / interval.as_nanos().max(1);
+    u64::try_from(ticks).unwrap_or(u64::MAX).saturating_add(1)
+}
+
 impl<O: Output> Book<O> {
     fn note(&mut self, state: State) {
         let now_ns = (self.now)();
@@ -334,11 +356,8 @@ impl<O: Output> Book<O> {
 impl GpuSide {
     fn step<O: Output>(&mut self, at: Duration, book: &mut Book<O>) {
         if self.connection.is_none() && self.backoff.is_none_or(|it| it.retry_at <= at) {
-            match self.driver.connect().and_then(|gpus| {
-                let devices = gpus.devices()?;
-                Ok((gpus, devices))
-            }) {
-                Ok((gpus, devices)) => self.come_up(gpus, devices, at, book),
+            match self.connect() {
+                Ok(found) => self.come_up(found, Vec::new(), at, book),
                 Err(error) => self.stay_down(&error, at, book),
             }
         }
@@ -347,14 +366,21 @@ impl GpuSide {
         };
         connection.slow.step(at);
         let mut gone = None;
-        let mut is_lost_due = false;
+        // It hung when a new connection was due. Now that it does not, there can be one.
+        let mut is_lost_due =
+            connection.slow.is_stuck() && connection.slow.has_ended(Duration::ZERO);
         for index in 0..connection.targets.len() {
-            let trouble = connection.targets[index].trouble;
-            if trouble.is_some_and(|backoff| at < backoff.retry_at) {
+            let target = &connection.targets[index];
+            let trouble = target.trouble;
+            let has_answered = target.waits_for_slow && !connection.slow.is_failing(index);
+            if !has_answered && trouble.is_some_and(|backoff| at < backoff.retry_at) {
                 continue;
             }
             match connection.sample(index, book) {
-                Ok(()) => connection.targets[index].recover(&connection.slow, index, book),
+                Ok(()) => {
+                    self.backoff = None;
+                    connection.targets[index].recover(&connection.slow, index, book);
+                }
                 Err(error) if error.trouble.ends_connection() => {
                     gone = Some(error);
                     break;
@@ -366,21 +392,76 @@ impl GpuSide {
             }
         }
         match gone {
-            Some(error) => self.go_down(&error, at, book),
+            Some(error) => {
+                let targets = self.let_go().map(|(targets, _)| targets);
+                self.go_down(&error, targets.unwrap_or_default(), at, book);
+            }
             // A GPU that comes back after a reset is known to new connections alone.
             None if is_lost_due => self.connect_anew(at, book),
             None => {}
         }
     }
 
+    /// Never while anything holds the connection before: NVML counts who has started it, and only one that was ended by
+    /// all and started anew sees a GPU that was reset.
+    fn connect(&mut self) -> Result<Found, DriverError> {
+        if let Some(leaving) = &mut self.leaving
+            && !leaving.has_ended(RELEASE_WAIT)
+        {
+            return Err(DriverError::new(Trouble::DriverGone, HANGS));
+        }
+        self.leaving = None;
+        let gpus = self.driver.connect()?;
+        let devices = gpus.devices()?;
+        Ok((gpus, devices))
+    }
+
+    /// Ends the connection; its thread has its share until it ends.
+    fn let_go(&mut self) -> Option<(Vec<Target>, Vec<Slot>)> {
+        let Connection {
+            targets, mut slow, ..
+        } = self.connection.take()?;
+        slow.stop();
+        let slots = slow.take_slots();
+        self.leaving = Some(slow);
+        Some((targets, slots))
+    }
+
+    /// `before`: what is known of the same GPUs from the connection before, where there was one until now.
     fn come_up<O: Output>(
         &mut self,
-        gpus: Arc<dyn Gpus>,
-        devices: Vec<Result<Device, DriverError>>,
+        (gpus, devices): Found,
+        mut before: Vec<(Target, Slot)>,
         at: Duration,
         book: &mut Book<O>,
     ) {
-        self.backoff = None;
+        if devices.is_empty() {
+            // There is nothing that could be sampled.
+            self.backoff = None;
+        }
+        if before.len() != devices.len() {
+            // Who is who is not known.
+            before.clear();
+        }
+        let mut before: Vec<Option<(Target, Slot)>> = before.into_iter().map(Some).collect();
+        before.resize_with(devices.len(), || None);
+        for (entry, device) in before.iter_mut().zip(&devices) {
+            let is_other = |(target, _): &mut (Target, Slot)| match (&target.device, device) {
+                (Some(old), Ok(new)) => old != new,
+                _ => false,
+            };
+            entry.take_if(is_other);
+        }
+        let (before, slots): (Vec<Option<Target>>, Vec<Slot>) = before
+            .into_iter()
+            .map(|entry| match entry {
+                Some((target, slot)) => {
+                    let slot = slot.carried(target.trouble.is_some());
+                    (Some(target), slot)
+                }
+                None => (None, Slot::NEW),
+            })
+            .unzip();
         book.report.driver_connects += 1;
         let driver_version = gpus.driver_version();
         tracing::debug!(
@@ -401,25 +482,37 @@ impl GpuSide {
         let on_thread = self.driver.is_slow();
         let slow = Slow::start(
             Arc::clone(&gpus),
-            devices.len(),
+            slots,
             intervals,
             Arc::clone(&book.now),
             on_thread.then(|| Arc::clone(&book.slow_cpu_ns)),
         );
         let names: Vec<String> = (0..devices.len()).map(|it| format!("gpu:{it}")).collect();
-        book.states.forget(|thing| {
+        let now_ns = (book.now)();
+        let reason = "the driver does not list it any more";
+        book.states.retire(reason, now_ns, |thing| {
             thing.starts_with("gpu:")
                 && thing != "gpu:driver"
                 && !names.iter().any(|name| name == thing)
         });
         let mut targets = Vec::with_capacity(devices.len());
-        for ((index, thing), device) in names.into_iter().enumerate().zip(devices) {
+        let devices = devices.into_iter().zip(before);
+        for ((index, thing), (device, before)) in names.into_iter().enumerate().zip(devices) {
+            if let Some(before) = before.filter(|target| target.trouble.is_some()) {
+                // It keeps its place in the line until a sample says that it is well.
+                targets.push(Target {
+                    device: device.ok().or(before.device.clone()),
+                    ..before
+                });
+                continue;
+            }
             let mut target = Target {
                 sample_name: format!("{thing}:sample"),
                 thing,
                 device: device.as_ref().ok().cloned(),
                 readings: Readings::NONE,
                 trouble: None,
+                waits_for_slow: false,
                 is_told: false,
             };
             match device {
@@ -456,11 +549,16 @@ impl GpuSide {
     }
 
     /// The connection is of no use any more.
-    fn go_down<O: Output>(&mut self, error: &DriverError, at: Duration, book: &mut Book<O>) {
+    fn go_down<O: Output>(
+        &mut self,
+        error: &DriverError,
+        targets: Vec<Target>,
+        at: Duration,
+        book: &mut Book<O>,
+    ) {
         tracing::debug!(%error, "the driver of the GPUs is gone");
-        let targets = self.connection.take().map(|connection| connection.targets);
         self.stay_down(error, at, book);
-        for target in targets.into_iter().flatten() {
+        for target in targets {
             book.note(State {
                 device: target.device,
                 ..State::new(target.thing, "gone").because("the driver is gone")
@@ -468,35 +566,50 @@ impl GpuSide {
         }
     }
 
-    /// Takes a new connection where that has more to say than the one there is; else leaves it.
+    /// Lets the connection go and makes a new one: only such a one sees a GPU that was reset.
     fn connect_anew<O: Output>(&mut self, at: Duration, book: &mut Book<O>) {
-        let Some(connection) = &self.connection else {
+        let Some(connection) = &mut self.connection else {
             return;
         };
-        let lost = |index: &usize| connection.targets[*index].trouble.is_some();
-        let lost: Vec<usize> = (0..connection.targets.len()).filter(lost).collect();
-        let found = self.driver.connect().and_then(|gpus| {
-            let devices = gpus.devices()?;
-            Ok((gpus, devices))
-        });
-        let Ok((gpus, devices)) = found else {
+        connection.slow.stop();
+        if !connection.slow.has_ended(RELEASE_WAIT) {
+            // The other GPUs still answer on the connection there is: better than none.
             book.report.driver_failures += 1;
+            for target in connection.targets.iter().filter(|it| it.trouble.is_some()) {
+                let Some(mut state) = book.states.get(&target.thing).cloned() else {
+                    continue;
+                };
+                let reason = state.reason.unwrap_or_default();
+                state.reason = Some(match reason.ends_with(HANGS) {
+                    true => reason,
+                    false => format!("{reason}; {HANGS}"),
+                });
+                book.note(state);
+            }
+            return;
+        }
+        let Some((targets, slots)) = self.let_go() else {
             return;
         };
-        let answers = |index: &usize| {
-            let mut readings = Readings::NONE;
-            let answer = gpus.read(*index as u32, Group::Fast, &mut readings);
-            answer.is_ok() && readings.known().next().is_some()
+        let found = match self.connect() {
+            Ok(found) => found,
+            Err(error) => return self.go_down(&error, targets, at, book),
         };
-        if devices.len() != connection.targets.len() || lost.iter().any(answers) {
-            // Those that are still lost keep their place in the line.
-            let backoffs: Vec<_> = connection.targets.iter().map(|it| it.trouble).collect();
-            self.come_up(gpus, devices, at, book);
-            let targets = self.connection.iter_mut().flat_map(|it| &mut it.targets);
-            for (target, backoff) in targets.zip(backoffs) {
-                if target.trouble.is_some() && backoff.is_some() {
-                    target.trouble = backoff;
-                }
+        self.come_up(found, targets.into_iter().zip(slots).collect(), at, book);
+        let Some(connection) = &mut self.connection else {
+            return;
+        };
+        for index in 0..connection.targets.len() {
+            if connection.targets[index].trouble.is_none() {
+                continue;
+            }
+            // Asked before the sample: the thread may have the answer between the two.
+            let is_failing = connection.slow.is_failing(index);
+            connection.targets[index].waits_for_slow = is_failing;
+            // One that is still in trouble waits for its time; a driver that is gone shows with the next step.
+            if connection.sample(index, book).is_ok() {
+                self.backoff = None;
+                connection.targets[index].recover(&connection.slow, index, book);
             }
         }
     }
@@ -510,8 +623,8 @@ impl Connection {
         self.gpus
             .read(index as u32, Group::Fast, &mut target.readings)?;
         let slow = self.slow.take(index);
-        if let Some(error) = slow.failed.filter(|error| error.trouble != Trouble::Failed) {
-            return Err(error);
+        if let Some(error) = slow.failing() {
+            return Err(error.clone());
         }
         for group in Group::SLOW {
             target.readings.take(group, &slow.readings);
@@ -556,6 +669,7 @@ impl Target {
             return;
         }
         self.trouble = None;
+        self.waits_for_slow = false;
         self.is_told = true;
         slow.pause(index, false);
         book.note(State {
@@ -574,6 +688,7 @@ impl Target {
     ) {
         book.report.driver_failures += 1;
         slow.pause(index, true);
+        self.waits_for_slow = slow.is_failing(index);
         self.readings = Readings::NONE;
         let (first, limit) = (book.policy.retry_min, book.policy.retry_max);
         let backoff = match &mut self.trouble {
@@ -586,7 +701,11 @@ impl Target {
                 *none.insert(Backoff::start(at, first))
             }
         };
-        let state = State::new(&self.thing, error.trouble.state()).because(&error.reason);
+        let reason = match slow.is_stuck() {
+            true => format!("{}; {HANGS}", error.reason),
+            false => error.reason.clone(),
+        };
+        let state = State::new(&self.thing, error.trouble.state()).because(reason);
         book.note(State {
             device: self.device.clone(),
             ..state.retried_in(backoff.wait())
@@ -612,10 +731,9 @@ impl HostSide {
             self.processes_due = at + book.policy.host_processes_interval;
             publishers = (self.publishers)();
         }
-        let clock = clock_gettime(ClockId::Monotonic);
         let time = HostTime {
             real_ns: (book.now)(),
-            monotonic_ns: clock.tv_sec as u64 * 1_000_000_000 + clock.tv_nsec as u64,
+            monotonic_ns: monotonic_ns(),
         };
         let sample = self.host.sample(time, parts, &publishers);
         macro_rules! publish {
@@ -669,8 +787,18 @@ impl HostSide {
     }
 }
 
-/// Processor time of this thread so far.
-pub(crate) fn thread_cpu_ns() -> u64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_go_on_after_more_of_them_than_fit_into_32_bits() {
+        let interval = Duration::from_millis(1);
+        let day = Duration::from_secs(24 * 60 * 60);
+        for days in [1, 49, 50, 400, 36_500] {
+            let passed = day * days;
+            let tick = next_tick(interval, passed);
+            assert_eq!(time_of(interval, tick), passed + interval, "{days} days");
+        }
+    }
 }

@@ -18,7 +18,8 @@ use crate::gpu::Device;
 pub struct State {
     /// `gpu:driver`, `gpu:INDEX`, or `host:` and a part of it.
     pub thing: String,
-    /// `ok`; `absent`: there is no library; `gone`: no driver; `lost`: a GPU that does not answer any more; `failed`.
+    /// `ok`; `absent`: there is no library; `gone`: no driver, or a GPU that it does not list any more; `lost`: a GPU that
+    /// does not answer any more; `failed`.
     pub state: &'static str,
     /// Since when: ns since 1970 by the clock of the bus.
     pub since_ns: u64,
@@ -102,17 +103,34 @@ impl States {
         self.known.insert(state.thing.clone(), state);
     }
 
-    /// Forgets the things of which `is_gone` says so.
-    pub(crate) fn forget(&mut self, is_gone: impl Fn(&str) -> bool) {
-        self.known.retain(|thing, _| !is_gone(thing));
+    /// Says for the last time that the things of which `is_gone` says so are gone, and forgets them.
+    pub(crate) fn retire(&mut self, reason: &str, now_ns: u64, is_gone: impl Fn(&str) -> bool) {
+        let gone = self.known.values().filter(|state| is_gone(&state.thing));
+        let gone: Vec<State> = gone.cloned().collect();
+        for before in gone {
+            let thing = before.thing.clone();
+            let state = State {
+                device: before.device,
+                ..State::new(before.thing, "gone").because(reason)
+            };
+            self.note(state, now_ns);
+            self.known.remove(&thing);
+        }
+    }
+
+    pub(crate) fn get(&self, thing: &str) -> Option<&State> {
+        self.known.get(thing)
     }
 
     /// What is to be said now. Once in `interval` that is everything, for whoever has come since.
     pub(crate) fn take_unsaid(&mut self, at: Duration, interval: Duration) -> Vec<State> {
         if at.saturating_sub(self.restated_at) >= interval {
             self.restated_at = at;
-            self.unsaid.clear();
-            return self.known.values().cloned().collect();
+            let mut said = std::mem::take(&mut self.unsaid);
+            // The last word on what was forgotten is in no other place.
+            said.retain(|state| !self.known.contains_key(&state.thing));
+            said.extend(self.known.values().cloned());
+            return said;
         }
         std::mem::take(&mut self.unsaid)
     }
@@ -170,6 +188,23 @@ mod tests {
         assert_eq!((said.len(), said[0].since_ns), (1, 40));
         assert!(states.take_unsaid(Duration::ZERO, MINUTE).is_empty());
         assert_eq!(states.take_unsaid(MINUTE, MINUTE).len(), 1);
+    }
+
+    #[test]
+    fn the_last_word_on_a_thing_is_said_also_where_all_is_said_again() {
+        for at in [Duration::ZERO, MINUTE] {
+            let mut states = States::default();
+            states.note(State::new("gpu:0", "ok"), 10);
+            states.note(State::new("gpu:1", "ok"), 10);
+            states.take_unsaid(Duration::ZERO, MINUTE);
+            states.retire("not listed", 20, |thing| thing == "gpu:1");
+            let said = states.take_unsaid(at, MINUTE);
+            assert_eq!(
+                (said[0].thing.as_str(), said[0].state, said[0].since_ns),
+                ("gpu:1", "gone", 20)
+            );
+            assert_eq!(states.all().count(), 1);
+        }
     }
 
     #[test]

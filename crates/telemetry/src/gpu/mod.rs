@@ -184,7 +184,7 @@ pub struct ProcessMemory {
 /// }
 /// ```
 pub trait Driver: Send {
-    /// Connects. May load a library and take tens of milliseconds.
+    /// Connects. May load a library and take tens of milliseconds. The sampler has let go all of the connection before.
     ///
     /// # Errors
     /// Why there is nothing to be had now. It is asked again later.

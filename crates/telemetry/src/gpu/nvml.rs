@@ -208,7 +208,10 @@ fn translate(error: &NvmlError) -> DriverError {
         ),
         NvmlError::Uninitialized => (Trouble::DriverGone, ""),
         NvmlError::GpuLost => (Trouble::GpuLost, "; see `dmesg` for its last Xid"),
-        NvmlError::ResetRequired => (Trouble::GpuLost, "; `nvidia-smi --gpu-reset`"),
+        NvmlError::ResetRequired => (
+            Trouble::GpuLost,
+            "; stop whatever holds it, this sampler too, then `nvidia-smi --gpu-reset`",
+        ),
         _ => (Trouble::Failed, ""),
     };
     DriverError::new(trouble, format!("{error}{remedy}"))

@@ -20,7 +20,6 @@ use std::fmt;
 use std::io::{self, BufRead, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -463,7 +462,8 @@ impl Recorded {
         lock(&self.log).write(&Line {
             gpu: Some(index),
             group: Some(group),
-            at_ns: Some(monotonic_ns()),
+            // When it was read: only for people who look at the file.
+            at_ns: Some(crate::time::monotonic_ns()),
             ..what
         });
     }
@@ -515,12 +515,6 @@ impl Gpus for Recorded {
         self.write(index, group, line);
         Ok(processes)
     }
-}
-
-/// When it was read: only for people who look at the file.
-fn monotonic_ns() -> u64 {
-    let time = clock_gettime(ClockId::Monotonic);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// Whoever panicked with it left numbers that are still good.

@@ -25,7 +25,6 @@ mod source;
 mod tests;
 
 use millpond_bus::Clock;
-use rustix::time::{ClockId, clock_gettime};
 
 pub use events::{
     HostCpu, HostDisk, HostFilesystem, HostMemory, HostNetwork, HostPressure, HostProcess,
@@ -71,10 +70,9 @@ impl HostTime {
     /// # Ok::<(), millpond_bus::Error>(())
     /// ```
     pub fn now(clock: &Clock) -> Self {
-        let monotonic = clock_gettime(ClockId::Monotonic);
         HostTime {
             real_ns: clock.now_ns(),
-            monotonic_ns: monotonic.tv_sec as u64 * 1_000_000_000 + monotonic.tv_nsec as u64,
+            monotonic_ns: crate::time::monotonic_ns(),
         }
     }
 }

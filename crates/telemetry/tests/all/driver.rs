@@ -1,7 +1,7 @@
 //! A driver that does what a test tells it, and an output that keeps what it is given.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use millpond_bus::EventLayout;
@@ -18,6 +18,14 @@ pub(crate) struct World {
     pub(crate) down: Option<DriverError>,
     /// Goes up with each time that the driver comes back: older connections are dead.
     pub(crate) epoch: u64,
+    /// Goes up with each reset of a GPU: connections that are there do not see it.
+    pub(crate) resets: u64,
+    /// Connections that live. A new one beside them is as old as they are, as NVML's are.
+    living: u64,
+    /// Epoch and resets of those.
+    held: (u64, u64),
+    /// Questions about slow groups are not answered, for as long as this is so.
+    pub(crate) is_hung: bool,
     pub(crate) gpus: Vec<Gpu>,
     /// Attempts to connect.
     pub(crate) connects: u64,
@@ -28,8 +36,10 @@ pub(crate) struct World {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Gpu {
     pub(crate) failed: Option<DriverError>,
-    /// Only connections that were made in this epoch or later can reach it.
-    pub(crate) since_epoch: u64,
+    /// The same of one group alone.
+    pub(crate) failed_group: Option<(Group, DriverError)>,
+    /// Only connections that were made after so many resets can reach it.
+    pub(crate) since_reset: u64,
     pub(crate) readings: BTreeMap<&'static str, f64>,
     pub(crate) processes: Option<Vec<ProcessMemory>>,
 }
@@ -75,10 +85,18 @@ impl Driver for FakeDriver {
         world.connects += 1;
         match &world.down {
             Some(error) => Err(error.clone()),
-            None => Ok(Arc::new(FakeGpus {
-                world: Arc::clone(&self.world),
-                epoch: world.epoch,
-            })),
+            None => {
+                if world.living == 0 {
+                    world.held = (world.epoch, world.resets);
+                }
+                world.living += 1;
+                let (epoch, resets) = world.held;
+                Ok(Arc::new(FakeGpus {
+                    world: Arc::clone(&self.world),
+                    epoch,
+                    resets,
+                }))
+            }
         }
     }
 
@@ -90,6 +108,15 @@ impl Driver for FakeDriver {
 struct FakeGpus {
     world: Arc<Mutex<World>>,
     epoch: u64,
+    resets: u64,
+}
+
+impl Drop for FakeGpus {
+    fn drop(&mut self) {
+        // Also where a test panicked: a second panic would hide its words.
+        let world = self.world.lock();
+        world.unwrap_or_else(PoisonError::into_inner).living -= 1;
+    }
 }
 
 impl FakeGpus {
@@ -99,14 +126,21 @@ impl FakeGpus {
             .asked
             .entry((index, format!("{group:?}")))
             .or_default() += 1;
+        while world.is_hung && group.is_slow() {
+            drop(world);
+            std::thread::sleep(Duration::from_millis(1));
+            world = self.world.lock().expect("no test panics with it");
+        }
         if world.down.is_some() || world.epoch != self.epoch {
             return Err(gone());
         }
-        let gpu = world.gpus[index as usize].clone();
-        match gpu.failed {
-            Some(error) => Err(error),
-            None if gpu.since_epoch > self.epoch => Err(lost()),
-            None => Ok(gpu),
+        // One that was taken out.
+        let gpu = world.gpus.get(index as usize).cloned().ok_or_else(lost)?;
+        match (&gpu.failed, &gpu.failed_group) {
+            (Some(error), _) => Err(error.clone()),
+            (None, Some((failed, error))) if *failed == group => Err(error.clone()),
+            (None, _) if gpu.since_reset > self.resets => Err(lost()),
+            (None, _) => Ok(gpu),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! A driver that is absent, vanishes and returns; a GPU that is lost; numbers that a GPU does not have.
 
-use millpond_telemetry::gpu::{DriverError, ProcessMemory, Trouble};
+use std::time::Duration;
+
+use millpond_telemetry::gpu::{DriverError, Group, ProcessMemory, Trouble};
 
 use crate::driver::{FakeDriver, Gpu, at_ms, gone, lost, sampler};
 
@@ -95,24 +97,16 @@ fn a_lost_gpu_leaves_the_others_alone_and_comes_back_with_a_new_connection() {
 
     // After a reset it is there, for new connections alone.
     driver.world().gpus[0].failed = None;
-    driver.world().gpus[0].since_epoch = 1;
-    driver.world().epoch = 1;
+    driver.world().gpus[0].since_reset = 1;
+    driver.world().resets = 1;
     for tick in 21..=40 {
         sampler.step(at_ms(tick * 100));
     }
-    let told = sampler.output_mut().told();
-    assert_eq!(
-        told.last().map(String::as_str),
-        Some("gpu:1 ok"),
-        "{told:?}"
-    );
-    assert!(told.contains(&"gpu:0 ok".to_owned()), "{told:?}");
-    assert!(
-        sampler
-            .output_mut()
-            .sampled()
-            .contains(&"gpu:0:sample".to_owned())
-    );
+    assert_eq!(sampler.output_mut().told(), ["gpu:0 ok"]);
+    let sampled = sampler.output_mut().sampled();
+    assert!(sampled.contains(&"gpu:0:sample".to_owned()));
+    let of_other = sampled.iter().filter(|name| *name == "gpu:1:sample");
+    assert_eq!(of_other.count(), 20, "nothing is left out of the other");
     assert!(sampler.states().all(|state| state.is_good()));
 }
 
@@ -224,4 +218,119 @@ fn states_are_told_again_for_those_who_come_later() {
             "gpu:driver ok"
         ]
     );
+}
+
+#[test]
+fn a_reset_gpu_comes_back_also_where_a_thread_shares_the_connection() {
+    let driver = FakeDriver {
+        is_slow: true,
+        ..FakeDriver::new(vec![Gpu::drawing(300.0), Gpu::drawing(310.0)])
+    };
+    let mut sampler = sampler(&driver);
+    sampler.step(at_ms(0));
+    driver.world().gpus[0].since_reset = 1;
+    driver.world().resets = 1;
+    for second in 1..=10 {
+        sampler.step(at_ms(second * 1_000));
+    }
+    assert!(
+        sampler.states().all(|state| state.is_good()),
+        "{:?}",
+        sampler.output().states
+    );
+}
+
+#[test]
+fn a_question_that_hangs_keeps_a_new_connection_away_and_says_so() {
+    let driver = FakeDriver {
+        is_slow: true,
+        ..FakeDriver::new(vec![Gpu::drawing(300.0), Gpu::drawing(310.0)])
+    };
+    driver.world().is_hung = true;
+    let mut sampler = sampler(&driver);
+    sampler.step(at_ms(0));
+    while driver.world().asked.len() < 3 {
+        std::thread::sleep(Duration::from_millis(1)); // until the thread hangs
+    }
+    driver.world().gpus[0].since_reset = 1;
+    driver.world().resets = 1;
+    sampler.step(at_ms(100));
+    sampler.output_mut().sampled();
+    sampler.step(at_ms(1_100));
+    sampler.step(at_ms(3_100));
+    assert_eq!(driver.world().connects, 1);
+    let states = std::mem::take(&mut sampler.output_mut().states);
+    let last = states.last().expect("it was lost");
+    let reason = last.reason.as_deref().unwrap_or_default();
+    assert_eq!((last.thing.as_str(), last.state), ("gpu:0", "lost"));
+    assert!(reason.contains("hangs in the driver"), "{reason}");
+    assert_eq!(states.len(), 5, "with its new reason once: {states:?}");
+    assert_eq!(sampler.output_mut().sampled(), ["gpu:1:sample"; 2]);
+
+    driver.world().is_hung = false;
+    let mut tick = 0;
+    while !sampler.states().all(|state| state.is_good()) {
+        std::thread::sleep(Duration::from_millis(1));
+        tick += 1;
+        assert!(tick < 10_000, "{:?}", sampler.output().states);
+        sampler.step(at_ms(3_100)); // no time passes: it is not waited for the next attempt
+    }
+    assert_eq!(driver.world().connects, 2);
+}
+
+#[test]
+fn a_gpu_of_which_one_slow_group_says_lost_is_lost_until_that_answers() {
+    let driver = FakeDriver::new(vec![Gpu::drawing(300.0)]);
+    let mut sampler = sampler(&driver);
+    sampler.step(at_ms(0));
+    sampler.output_mut().told();
+    driver.world().gpus[0].failed_group = Some((Group::Pcie, lost()));
+    for tick in 1..=300 {
+        sampler.step(at_ms(tick * 100));
+    }
+    assert_eq!(sampler.output_mut().told(), ["gpu:0 lost"]);
+    driver.world().gpus[0].failed_group = None;
+    for tick in 301..=350 {
+        sampler.step(at_ms(tick * 100));
+    }
+    assert_eq!(sampler.output_mut().told(), ["gpu:0 ok"]);
+}
+
+#[test]
+fn a_driver_that_connects_and_never_answers_is_tried_less_and_less_often() {
+    let driver = FakeDriver::new(vec![Gpu::drawing(300.0)]);
+    driver.world().gpus[0].failed_group = Some((Group::Fast, gone()));
+    let mut sampler = sampler(&driver);
+    let mut attempts = Vec::new();
+    for tick in 0..=120 {
+        let before = driver.world().connects;
+        sampler.step(at_ms(tick * 100));
+        if driver.world().connects > before {
+            attempts.push(tick * 100);
+        }
+    }
+    assert_eq!(attempts, [0, 1_000, 3_000, 7_000, 11_000]);
+}
+
+#[test]
+fn a_gpu_that_the_driver_does_not_list_any_more_is_told_to_be_gone() {
+    let driver = FakeDriver::new(vec![Gpu::drawing(300.0), Gpu::drawing(310.0)]);
+    let mut sampler = sampler(&driver);
+    sampler.step(at_ms(0));
+    driver.world().gpus[0].failed = Some(lost());
+    sampler.step(at_ms(100));
+    sampler.output_mut().told();
+    // One is reset, and the other taken out, while the driver stays.
+    driver.world().gpus[0] = Gpu {
+        since_reset: 1,
+        ..Gpu::drawing(300.0)
+    };
+    driver.world().resets = 1;
+    driver.world().gpus.truncate(1);
+    sampler.step(at_ms(1_100));
+    assert_eq!(
+        sampler.output_mut().told(),
+        ["gpu:1 lost", "gpu:1 gone", "gpu:0 ok"]
+    );
+    assert!(sampler.states().all(|state| state.thing != "gpu:1"));
 }
