@@ -44,11 +44,16 @@ fn nothing_is_lost(what: &str, rules: &'static str, which: impl Fn(usize) -> boo
     drop(all);
     let outcomes = outcomes_of(publishers);
     let stats = place.settled();
-    // Then there is peace: no deadline that fires for ever.
-    let (ticks, since) = (cpu_ticks(daemon.pid()), Instant::now());
-    std::thread::sleep(Duration::from_secs(1));
-    let busy = (cpu_ticks(daemon.pid()) - ticks) as f64 / 100.0 / since.elapsed().as_secs_f64();
-    assert!(busy < 0.5, "{busy} of a processor with nothing to do");
+    // Then there is peace: no deadline that fires for ever. What was closed may still be compressed, for as long as the
+    // machine makes it take.
+    let mut busy = f64::NAN;
+    wait_until(|| {
+        let (ticks, since) = (cpu_ticks(daemon.pid()), Instant::now());
+        std::thread::sleep(Duration::from_secs(1));
+        let ticks = cpu_ticks(daemon.pid()) - ticks;
+        busy = ticks as f64 / 100.0 / since.elapsed().as_secs_f64();
+        busy < 0.5
+    });
     daemon.stop();
     let found = Found::read(&place.logs());
     found.assert_orderly();
