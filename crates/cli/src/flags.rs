@@ -282,7 +282,7 @@ pub(crate) struct TopFlags {
     #[arg(long, value_name = "COLUMN")]
     pub(crate) sort: Option<String>,
     /// Sort the other way around
-    #[arg(long, requires = "sort")]
+    #[arg(long)]
     pub(crate) reverse: bool,
     /// Only rows that hold this text, in whatever case
     #[arg(

@@ -37,8 +37,14 @@ pub fn main() -> ExitCode {
         Ok(Outcome::Code(code)) => ExitCode::from(code),
         Err(failure) if failure.is_broken_pipe() => ExitCode::SUCCESS,
         Err(failure) => {
-            // What was said before comes first, and a standard error that is full keeps nobody from ending.
-            log::error(&failure);
+            // What was said before comes first, and a standard error that is full keeps nobody from ending. A message
+            // of several lines, of a mistake in a file, say, stays one.
+            for line in failure.to_string().lines().enumerate() {
+                match line {
+                    (0, line) => log::error(&line),
+                    (_, line) => log::notice(&line),
+                }
+            }
             ExitCode::from(2)
         }
     };

@@ -62,6 +62,11 @@ impl FromStr for Levels {
                 format!("{text:?} is no level: write off, error, warn, info, debug or trace")
             })
         };
+        // As if the variable were not set.
+        let text = match text {
+            "" => "warn",
+            text => text,
+        };
         // What is said of all goes first, wherever it stands.
         let (of_all, of_one): (Vec<&str>, Vec<&str>) = text
             .split(',')
@@ -393,12 +398,17 @@ mod tests {
 
     #[test]
     fn levels_are_for_all_or_for_one_and_a_mistake_says_what_to_write() {
-        for good in ["off", "warn", "info,sink=debug", "sink=trace, daemon=off"] {
+        for good in [
+            "",
+            "off",
+            "warn",
+            "info,sink=debug",
+            "sink=trace, daemon=off",
+        ] {
             assert!(good.parse::<Levels>().is_ok(), "{good}");
         }
         for (bad, said) in [
             ("loud", "write off, error, warn"),
-            ("", "write off, error, warn"),
             ("sink=5", "write off, error, warn"),
             ("bus=debug", "one of daemon, sink, telemetry"),
         ] {

@@ -113,11 +113,12 @@ pub(crate) enum OnScreen {
     Continued,
 }
 
-/// For a command that has the whole screen: nothing of these ends it before it has given the terminal back. A second
-/// stop ends the process at once.
+/// For a command that has the whole screen: nothing of these ends it, however often, before it has given the terminal back.
 pub(crate) fn watch_screen(on_signal: impl Fn(OnScreen) + Send + 'static) -> Result<(), Failure> {
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGTSTP, SIGCONT])?;
-    spawn(signals, move |signal| match signal {
+    // ORDERING: Relaxed; see `watch_default`.
+    STOP_IS_WATCHED.store(true, Ordering::Relaxed);
+    call(signals, move |signal| match signal {
         SIGTSTP => on_signal(OnScreen::Suspend),
         SIGCONT => on_signal(OnScreen::Continued),
         _ => on_signal(OnScreen::Stop),

@@ -80,17 +80,19 @@ fn lost(stats: &Stats, history: &History, since: Option<Duration>) -> u64 {
     match since {
         None => {
             let sources = stats.sources.iter();
-            sources
-                .map(|source| source.dropped.total() + source.rejected)
-                .sum()
+            sources.fold(0, |sum: u64, source| {
+                sum.saturating_add(source.dropped.total())
+                    .saturating_add(source.rejected)
+            })
         }
         Some(since) => {
             let since_ns = Window::of(history, since).since_ns;
             let sources = history.sources.iter();
             sources
                 .map(|source| sum_since(&source.intervals, since_ns))
-                .map(|sum| sum.dropped + sum.rejected)
-                .sum()
+                .fold(0, |sum: u64, of| {
+                    sum.saturating_add(of.dropped).saturating_add(of.rejected)
+                })
         }
     }
 }

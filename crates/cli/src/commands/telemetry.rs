@@ -17,8 +17,9 @@ use serde_json::{Value, json};
 use crate::Run;
 use crate::args::Settings;
 use crate::flags::TelemetryFlags;
+use crate::log;
 use crate::outcome::{Failure, Outcome};
-use crate::print::{self, BOLD, DIM, stdout};
+use crate::print::{BOLD, DIM, stdout};
 use crate::signals;
 use crate::units::{format_duration, now_ns};
 
@@ -106,7 +107,6 @@ fn publish(
     let output = Telling {
         bus: BusOutput::new(bus.publisher(LABEL)?, attach),
         told: BTreeMap::new(),
-        settings,
     };
     let mut sampler = Sampler::new(policy(flags), bus_time(&bus), output);
     if let Some(driver) = driver {
@@ -171,7 +171,7 @@ fn publish(
                 path.display()
             ))
         })?;
-        eprintln!("{} lines recorded in {}", lines, path.display());
+        log::notice(&format!("{lines} lines recorded in {}", path.display()));
     }
     Ok(Outcome::found(dropped == 0 && unpublished == 0))
 }
@@ -181,14 +181,13 @@ fn cpu_ratio(report: &Report) -> f64 {
 }
 
 /// Publishes, and tells people on standard error when something breaks or works again.
-struct Telling<'s, A> {
+struct Telling<A> {
     bus: BusOutput<A>,
     /// What was said of each thing last.
     told: BTreeMap<String, String>,
-    settings: &'s Settings,
 }
 
-impl<A: FnMut() -> Result<Publisher, Failure>> Output for Telling<'_, A> {
+impl<A: FnMut() -> Result<Publisher, Failure>> Output for Telling<A> {
     fn event<T: EventLayout>(&mut self, name: &str, event: &T) {
         self.bus.event(name, event);
     }
@@ -201,8 +200,8 @@ impl<A: FnMut() -> Result<Publisher, Failure>> Output for Telling<'_, A> {
             return;
         }
         match (state.is_good(), before.is_some()) {
-            (true, _) => eprintln!("{line}"),
-            (false, _) => print::warning_line(self.settings.color, &line),
+            (true, _) => log::notice(&line),
+            (false, _) => log::warning(&line),
         }
     }
 }

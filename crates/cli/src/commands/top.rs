@@ -80,11 +80,12 @@ pub(crate) fn run(flags: &TopFlags, settings: &Settings) -> Run {
 
 /// The column that was asked for.
 fn sort(flags: &TopFlags) -> Result<Option<Sort>, Failure> {
-    let Some(key) = &flags.sort else {
+    if flags.sort.is_none() && !flags.reverse {
         return Ok(None);
-    };
+    }
     let view = flags.view.unwrap_or(View::Sources);
-    let sort = view.sort(Some(key)).ok_or_else(|| {
+    let sort = view.sort(flags.sort.as_deref()).ok_or_else(|| {
+        let key = flags.sort.as_deref().unwrap_or_default();
         let keys: Vec<&str> = view.columns().iter().map(|column| column.key).collect();
         Failure::new(format!(
             "--sort {key:?} is no column of {}: use one of {}",

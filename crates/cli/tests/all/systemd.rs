@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use millpond_tests::Watchdog;
 
-use crate::health::{Gate, address_in, get};
+use crate::health::{Gate, LOOK_INTERVAL, address_in, get};
 use crate::support::{Daemon, Place, code, signal, text};
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -77,7 +77,9 @@ fn ready_comes_after_recovery_and_each_change_is_told() {
     );
     // Its pages are there already, and say the same.
     let address = address_in(&first[0]);
-    while get(address, "/readyz").json()["phase"] != "recovery" {}
+    while get(address, "/readyz").json()["phase"] != "recovery" {
+        std::thread::sleep(LOOK_INTERVAL);
+    }
     manager.socket.set_nonblocking(true).expect("a socket");
     let early = manager.socket.recv(&mut [0; 100]);
     assert!(early.is_err(), "nothing is ready yet");
@@ -144,14 +146,18 @@ fn the_watchdog_is_kept_quiet_only_while_the_consumer_moves() {
     let gate = Gate::instead_of(config);
     signal(&daemon.child, "-HUP");
     place.daemon = Some(daemon);
-    while get(address, "/livez").status == 200 {}
+    while get(address, "/livez").status == 200 {
+        std::thread::sleep(LOOK_INTERVAL);
+    }
     // Dead for seconds: what has not been heard yet is from before, and nothing comes any more.
     manager.socket.set_nonblocking(true).expect("a socket");
     while manager.socket.recv(&mut [0; 4096]).is_ok() {}
     let heartbeat = get(address, "/livez").json()["heartbeat_age_ns"].clone();
     while get(address, "/livez").json()["heartbeat_age_ns"].as_u64()
         < heartbeat.as_u64().map(|age| age + 3_000_000_000)
-    {}
+    {
+        std::thread::sleep(LOOK_INTERVAL);
+    }
     assert!(
         manager.socket.recv(&mut [0; 4096]).is_err(),
         "still kept quiet"

@@ -299,6 +299,10 @@ fn a_daemon_that_hangs_or_dies_is_told_with_since_when() {
     let pid = daemon.child.id();
     signal(&daemon.child, "-STOP");
     let screen = tmux.until_has("DAEMON HANGS since ");
+    assert!(
+        screen.contains(&format!("-> `kill -CONT {pid}`")),
+        "{screen}"
+    );
     assert!(screen.contains("ago"), "{screen}");
     assert!(screen.contains("web-main"), "the rest is there: {screen}");
     let once = place.run(&["top", "--once", "--json", "--interval", "50ms"]);

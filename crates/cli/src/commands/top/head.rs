@@ -81,7 +81,8 @@ pub(super) fn no_bus(none: &NoBus, zone: &TimeZone) -> Vec<Line> {
 
 /// Everything above the table; `every` is how often it is looked at.
 pub(super) fn lines(model: &Model, every: &str, zone: &TimeZone) -> Vec<Line> {
-    let mut lines = vec![first(model, every, zone), daemon(model, zone)];
+    let mut lines = vec![first(model, every, zone)];
+    lines.extend(daemon(model, zone));
     lines.extend(trouble(model));
     lines.push(events(model));
     if let Some(brief) = &model.brief {
@@ -110,36 +111,39 @@ fn first(model: &Model, every: &str, zone: &TimeZone) -> Line {
     line
 }
 
-fn daemon(model: &Model, zone: &TimeZone) -> Line {
+/// The daemon; where it does not run, what to do is a line of its own, so that a command is never cut.
+fn daemon(model: &Model, zone: &TimeZone) -> Vec<Line> {
     let bus = &model.bus;
+    let start = format!("start `millpond daemon --bus {bus}`");
+    let loud = |tone, what: String, remedy: String| {
+        vec![
+            vec![piece(tone, what)],
+            vec![piece(tone, format!("  -> {remedy}"))],
+        ]
+    };
     let Some(consumer) = &model.consumer else {
-        let text = format!("NO DAEMON has run here yet: start `millpond daemon --bus {bus}`");
-        return vec![piece(Tone::Warn, text)];
+        return loud(Tone::Warn, "NO DAEMON has run here yet".to_owned(), start);
     };
     let pid = consumer.pid;
     let since = since(consumer.heartbeat_ns, model.time_ns, zone);
     match model.daemon {
         Daemon::Hangs(state) => {
-            let why = match state {
-                Some('T' | 't') => format!("process {pid} was stopped: `kill -CONT {pid}`"),
-                Some('D') => format!("process {pid} waits for a device: look at the disk"),
-                _ => format!("process {pid} does nothing: see `millpond doctor --bus {bus}`"),
+            let (why, remedy) = match state {
+                Some('T' | 't') => ("was stopped", format!("`kill -CONT {pid}`")),
+                Some('D') => ("waits for a device", "look at the disk".to_owned()),
+                _ => ("does nothing", format!("see `millpond doctor --bus {bus}`")),
             };
-            vec![piece(
-                Tone::Bad,
-                format!("DAEMON HANGS since {since}: {why}"),
-            )]
+            let what = format!("DAEMON HANGS since {since}: process {pid} {why}");
+            loud(Tone::Bad, what, remedy)
         }
-        Daemon::Died => vec![piece(
-            Tone::Bad,
-            format!(
-                "DAEMON DIED {since}: process {pid} is gone; start `millpond daemon --bus {bus}`"
-            ),
-        )],
-        Daemon::Stopped | Daemon::Never => vec![piece(
-            Tone::Bad,
-            format!("NO DAEMON since {since}: it was stopped; start `millpond daemon --bus {bus}`"),
-        )],
+        Daemon::Died => {
+            let what = format!("DAEMON DIED {since}: process {pid} is gone");
+            loud(Tone::Bad, what, start)
+        }
+        Daemon::Stopped | Daemon::Never => {
+            let what = format!("NO DAEMON since {since}: it was stopped");
+            loud(Tone::Bad, what, start)
+        }
         Daemon::Runs => {
             let up_ns = model.time_ns.saturating_sub(consumer.started_ns);
             let mut text = format!("{pid}, up {}", seconds_text((up_ns / 1_000_000_000) as f64));
@@ -157,7 +161,7 @@ fn daemon(model: &Model, zone: &TimeZone) -> Line {
                 clean(backend.unwrap_or_default()),
                 clean(&consumer.logs_dir)
             ));
-            vec![strong("daemon "), plain(text)]
+            vec![vec![strong("daemon "), plain(text)]]
         }
     }
 }

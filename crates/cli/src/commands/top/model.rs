@@ -191,6 +191,11 @@ pub(super) enum Daemon {
     Died,
 }
 
+/// `sum` of no numbers is -0.
+fn total(rates: impl Iterator<Item = f64>) -> f64 {
+    rates.fold(0.0, |sum, rate| sum + rate)
+}
+
 impl Daemon {
     fn of(consumer: Option<&ConsumerInfo>, time_ns: u64, state: Option<char>) -> Self {
         match consumer {
@@ -389,7 +394,7 @@ impl<'s> Change<'s> {
                 .sources
                 .iter()
                 .filter_map(|source| self.source(source, of));
-            Some(rates.sum())
+            Some(total(rates))
         };
         totals.published_per_s = sum(|source| source.published);
         totals.delivered_per_s = sum(|source| source.delivered);
@@ -607,7 +612,7 @@ fn rules(now: &Snapshot, change: &Change<'_>, lags: &HashMap<(&str, &str), Lag>)
             change.seconds?;
             let rates = of_rule.sources.iter();
             let rates = rates.filter_map(|source| change.source(source, of));
-            Some(rates.sum::<f64>())
+            Some(total(rates))
         };
         let sum = |of: fn(&SourceStats) -> u64| {
             let counts = of_rule.sources.iter().map(|source| of(source));

@@ -19,7 +19,7 @@ const CHART_ROWS_MIN: u16 = 40;
 const CHART_ROWS: u16 = 6;
 
 const HELP: &str = "\
- 1-6  Tab       tables: sources, services, rules, subscribers, GPUs, daemon
+\x201-6  Tab       tables: sources, services, rules, subscribers, GPUs, daemon
  < >  ← →       sort by another column; r: the other way around
  /              only rows that hold a text; Enter keeps it, Esc takes it back
  space          pause, and go on
