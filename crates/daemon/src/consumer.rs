@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use millpond_bus::{
     Bus, ConsumerNotice, Doorbell, Drain, FlushRequest, GroupFigures, Item, Mark, RuleTable, Scope,
@@ -37,6 +37,8 @@ const PAUSE_SPINS: u32 = 100;
 /// At a stop, publishers that go on at full speed do not keep us for ever: what they publish after this
 /// many steps waits in their lanes for the next consumer.
 const STOP_STEPS_MAX: u32 = 10_000;
+/// So long it waits then for a writer that has no room. What is not taken waits in the lanes, too.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Something that people should hear of.
 ///
@@ -471,10 +473,7 @@ impl Daemon {
             }
         }
         self.life.enter(Phase::Stopping);
-        let mut steps = 0;
-        while matches!(self.step(), Step::Busy { .. }) && steps < STOP_STEPS_MAX {
-            steps += 1;
-        }
+        self.take_what_waits();
         self.notices.drain(..).for_each(observe);
     }
 
@@ -485,6 +484,25 @@ impl Daemon {
             // ORDERING: Acquire; set before the ring that we may have missed.
             has_completed.load(Ordering::Acquire) || stop.is_wanted()
         });
+    }
+
+    /// At a stop: everything that has been published by then, unless the writer makes no room for it.
+    fn take_what_waits(&mut self) {
+        let (mut steps, mut since) = (0, Instant::now());
+        while steps < STOP_STEPS_MAX {
+            match self.step() {
+                Step::Busy { .. } => (steps, since) = (steps + 1, Instant::now()),
+                Step::Idle { .. } if !self.sink.has_room() && since.elapsed() < STOP_PATIENCE => {
+                    let has_completed = &self.has_completed;
+                    let left = STOP_PATIENCE.saturating_sub(since.elapsed());
+                    self.drain.park(Sleep::UntilWork, left, || {
+                        // ORDERING: Acquire; as in `park`.
+                        has_completed.load(Ordering::Acquire)
+                    });
+                }
+                Step::Idle { .. } => return,
+            }
+        }
     }
 
     /// What happened since the last call.

@@ -4,6 +4,7 @@
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
+use millpond_bus::Bus;
 use serde_json::Value;
 
 use crate::support::{Daemon, signal, text};
@@ -190,6 +191,8 @@ fn several_watchers_see_what_comes_and_how_it_ends() {
 fn capture_that_was_killed_is_missed() {
     for place in [Place::new("killed"), Place::with_daemon("killed-daemon")] {
         let (mut capture, _teller) = place.start_told("web");
+        // Somebody stays: a bus on which nobody lives may be removed by whoever tidies up.
+        let _bus = Bus::open(&place.bus).expect("there is one");
         let mut watcher = place.start(&["attach", "web"]);
         watcher.read_until("ready");
         capture.child.kill().expect("it runs");
