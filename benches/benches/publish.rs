@@ -143,7 +143,7 @@ fn bare_read(ring: &BareRing, events: u64) {
         while head < tail {
             for word in 0..RECORD_WORDS {
                 let at = ((head + word) % BARE_WORDS) as usize;
-                sum += ring.words[at].load(Ordering::Relaxed);
+                sum = u64::wrapping_add(sum, ring.words[at].load(Ordering::Relaxed));
             }
             head += RECORD_WORDS;
             seen += 1;

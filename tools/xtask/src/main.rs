@@ -101,11 +101,19 @@ const LOOM: Task = Task {
     ],
     environment: &[("RUSTFLAGS", "--cfg loom")],
 };
-/// The benches in tiny form, so that they do not rot. No figure of it means anything.
+/// The benches in tiny form, so that they do not rot. No figure of it means anything, so they take what the tests have built.
 const BENCHES_TINY: Task = Task {
     what: "benches, tiny",
     program: "cargo",
-    args: &["bench", "--package", "millpond-benches", "--", "--test"],
+    args: &[
+        "bench",
+        "--profile",
+        "dev",
+        "--package",
+        "millpond-benches",
+        "--",
+        "--test",
+    ],
     environment: &[("MILLPOND_BENCH_TINY", "1")],
 };
 /// Further arguments are those of the program.
