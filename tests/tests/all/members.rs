@@ -107,7 +107,16 @@ fn as_other_user(group: u32, program: &str, arguments: &[String]) -> Option<Outp
     let mut command = Command::new(&copy);
     command.args(arguments).current_dir("/");
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = (command.uid(OTHER_USER).gid(group).spawn()).expect("it starts");
+    command.uid(OTHER_USER).gid(group);
+    let mut child = loop {
+        match command.spawn() {
+            // Another test starts a process just now, which has the copy open for writing until it executes.
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                std::thread::yield_now()
+            }
+            spawned => break spawned.expect("it starts"),
+        }
+    };
     // Closed, it would be told to end.
     let stdin = child.stdin.take();
     let output = child.wait_with_output().expect("it ends");
