@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use crate::support::{Place, code, text};
 
 /// What `promtool check metrics` says of a page; `None` where the tool is not installed.
-fn promtool(page: &[u8]) -> Option<(bool, String)> {
+pub(crate) fn promtool(page: &[u8]) -> Option<(bool, String)> {
     let started = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())

@@ -13,6 +13,7 @@ use millpond_tests::{Random, Watchdog, setting};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::Value;
 
+use crate::figures;
 use crate::support::{Daemon, Place, code, signal, text};
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -646,24 +647,8 @@ fn promtool_finds_nothing_wrong_with_the_page_nor_with_the_guide() {
     let address = place.serve(&[]);
     assert_eq!(code(&place.run(&["publish", "log:web:rpc", "x"])), 0);
     let page = get(address, "/metrics");
-    let mut promtool = Command::new("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("it was there");
-    let mut input = promtool.stdin.take().expect("asked for");
-    input.write_all(page.body.as_bytes()).expect("it reads");
-    drop(input);
-    let output = promtool.wait_with_output().expect("it ends");
-    assert_eq!(
-        code(&output),
-        0,
-        "{}{}",
-        text(&output.stdout),
-        text(&output.stderr)
-    );
+    let (is_clean, said) = figures::promtool(page.body.as_bytes()).expect("it was there");
+    assert!(is_clean, "{said}");
     place.stop();
     // What alerts ask for is there.
     let rules = fs::read_to_string(guide("prometheus/millpond.rules.yml")).expect("text");
