@@ -90,6 +90,12 @@ impl RingMemory for LaneMemory {
     }
 
     #[inline(always)]
+    fn copy_in_both(&self, index: usize, bytes: &[u8], behind: &[u8]) {
+        let region = self.ring.region();
+        region.copy_in_both(DATA_OFFSET + index, bytes, behind);
+    }
+
+    #[inline(always)]
     fn copy_out(&self, index: usize, bytes: &mut [u8]) {
         self.ring.region().copy_out(DATA_OFFSET + index, bytes);
     }

@@ -52,7 +52,7 @@ struct Target {
     name_id: u32,
     /// Schema of its events, 0 for plain bytes.
     schema_id: u32,
-    /// What subscribers of this name are waiting with, see `channel`.
+    /// What subscribers of this name are waiting with, see `channel`; 0 where they do not read the lane themselves.
     bit: u64,
 }
 
@@ -307,11 +307,15 @@ impl Publisher {
                 self.lanes.len() - 1
             }
         };
+        let bit = match self.lanes[lane].direct {
+            true => names::bit(event_name),
+            false => 0,
+        };
         Ok(Target {
             lane: lane as u32,
             name_id: names::intern(&self.control.names, event_name),
             schema_id: 0,
-            bit: names::bit(event_name),
+            bit,
         })
     }
 
@@ -416,17 +420,39 @@ impl Publisher {
         if target.name_id == INLINE_NAME_ID {
             return self.publish_inline(topic, level, payload);
         }
-        let slot = self.reserve(target, payload.len())?;
-        kill_point!("publisher.claimed");
-        let time_ns = self.clock.stamp_ns();
+        // The lane is looked up once, and the way of a lane without room apart: behind a copy into shared memory the
+        // compiler would look it up again.
         let lane = &mut self.lanes[target.lane as usize];
-        lane.writer.write_payload(slot, 0, payload);
-        let sequence = lane.finish(slot, payload.len(), time_ns, level, target, 0);
+        if payload.len() > lane.payload_bytes_limit as usize {
+            return Err(lane.drop_too_long(payload.len()));
+        }
+        let Some(slot) = lane.writer.reserve(payload.len()) else {
+            return self.publish_when_full(target, level, payload);
+        };
+        kill_point!("publisher.claimed");
+        let sequence = lane.write(slot, payload, self.clock.stamp_ns(), level, target);
         kill_point!("publisher.written");
         lane.writer.commit();
         kill_point!("publisher.committed");
         self.after_commit(target);
         kill_point!("publisher.woken");
+        self.check_loss(target.lane)?;
+        Ok(sequence)
+    }
+
+    #[cold]
+    fn publish_when_full(
+        &mut self,
+        target: Target,
+        level: Level,
+        payload: &[u8],
+    ) -> Result<u64, PublishError> {
+        let slot = self.reserve_when_full(target.lane, payload.len())?;
+        let time_ns = self.clock.stamp_ns();
+        let lane = &mut self.lanes[target.lane as usize];
+        let sequence = lane.write(slot, payload, time_ns, level, target);
+        lane.writer.commit();
+        self.after_commit(target);
         self.check_loss(target.lane)?;
         Ok(sequence)
     }
@@ -699,8 +725,8 @@ impl Publisher {
     fn after_commit(&mut self, target: Target) {
         let control = &self.control;
         let parked = control.doorbell.parked_after_commit(self.registered);
-        let lane = &self.lanes[target.lane as usize];
-        if lane.direct {
+        if target.bit != 0 {
+            let lane = &self.lanes[target.lane as usize];
             let waiting = &control.bells[lane.channel as usize].waiting;
             // ORDERING: Relaxed; ordered against the tail by barrier A in `parked_after_commit`.
             if waiting.load(Ordering::Relaxed) & target.bit != 0 {
@@ -820,6 +846,22 @@ impl PublisherLane {
         self.header().publisher.closed.store(1, Ordering::Release);
     }
 
+    /// Writes a record, and stages it.
+    #[inline(always)]
+    fn write(
+        &mut self,
+        slot: Slot,
+        payload: &[u8],
+        time_ns: u64,
+        level: Level,
+        target: Target,
+    ) -> u64 {
+        let header = self.record_header(payload.len(), time_ns, level, target, 0);
+        self.writer.write_record(slot, &header, payload);
+        self.writer.stage(slot);
+        header.sequence.get()
+    }
+
     /// Writes the header of a record whose payload is in place, and stages it.
     #[inline(always)]
     fn finish(
@@ -831,21 +873,33 @@ impl PublisherLane {
         target: Target,
         flags: u16,
     ) -> u64 {
+        let header = self.record_header(length_bytes, time_ns, level, target, flags);
+        self.writer.write_header(slot, &header);
+        self.writer.stage(slot);
+        header.sequence.get()
+    }
+
+    #[inline(always)]
+    fn record_header(
+        &mut self,
+        length_bytes: usize,
+        time_ns: u64,
+        level: Level,
+        target: Target,
+        flags: u16,
+    ) -> RecordHeader {
         // The clock may be corrected between two events; within a lane time never goes back.
         self.last_time_ns = self.last_time_ns.max(time_ns);
-        let sequence = self.writer.sequence_next();
         let mut header = RecordHeader::new_zeroed();
         header.length_bytes = U32::new(length_bytes as u32);
         header.kind = KIND_EVENT;
         header.level = level as u8;
         header.flags = U16::new(flags);
         header.time_ns = U64::new(self.last_time_ns);
-        header.sequence = U64::new(sequence);
+        header.sequence = U64::new(self.writer.sequence_next());
         header.name_id = U32::new(target.name_id);
         header.schema_id = U32::new(target.schema_id);
-        self.writer.write_header(slot, &header);
-        self.writer.stage(slot);
-        sequence
+        header
     }
 
     /// Whether the object is shorter than it was. Where it was cut behind what we touch, the consumer alone has noticed,

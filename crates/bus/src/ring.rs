@@ -147,6 +147,12 @@ pub(crate) trait RingMemory {
     /// `index + bytes.len() <= capacity_bytes`, and both are multiples of 8 except the last copy of
     /// a payload.
     fn copy_in(&self, index: usize, bytes: &[u8]);
+    /// As `copy_in` of both, `behind` where `bytes` ends.
+    #[inline(always)]
+    fn copy_in_both(&self, index: usize, bytes: &[u8], behind: &[u8]) {
+        self.copy_in(index, bytes);
+        self.copy_in(index + bytes.len(), behind);
+    }
     /// As `copy_in`. What is copied may be torn by a hostile peer: look only at the copy.
     fn copy_out(&self, index: usize, bytes: &mut [u8]);
     /// Whether somebody has truncated the memory, and zeros stand there: also in what was just copied.
@@ -158,7 +164,8 @@ pub(crate) trait RingMemory {
 
 /// Bytes that a record with this payload takes.
 pub(crate) fn record_bytes(payload_bytes: usize) -> u64 {
-    (HEADER_BYTES + payload_bytes.next_multiple_of(8)) as u64
+    // Without `next_multiple_of`, which asks for the remainder first. No payload is near the end of all numbers.
+    ((HEADER_BYTES + payload_bytes + 7) & !7) as u64
 }
 
 /// Reserved bytes, not yet readable.
@@ -166,6 +173,8 @@ pub(crate) fn record_bytes(payload_bytes: usize) -> u64 {
 pub(crate) struct Slot {
     start_position: u64,
     end_position: u64,
+    /// Of the start.
+    index: usize,
 }
 
 impl Slot {
@@ -259,20 +268,36 @@ impl<M: RingMemory> Writer<M> {
     #[inline(always)]
     pub(crate) fn reserve(&mut self, payload_bytes: usize) -> Option<Slot> {
         let record_bytes = record_bytes(payload_bytes);
-        let index = self.staged_position & (self.capacity_bytes - 1);
-        let to_end = self.capacity_bytes - index;
-        let padding = if record_bytes > to_end { to_end } else { 0 };
-        let end_position = self.staged_position + padding + record_bytes;
+        let index = self.index(self.staged_position);
+        if record_bytes > self.capacity_bytes - index as u64 {
+            return self.reserve_from_start(record_bytes);
+        }
+        let end_position = self.staged_position + record_bytes;
         if end_position > self.limit_position && !self.has_room(end_position) {
             return None;
         }
+        Some(Slot {
+            start_position: self.staged_position,
+            end_position,
+            index,
+        })
+    }
+
+    /// The record would wrap: it begins where the ring does, and padding fills the rest.
+    #[cold]
+    fn reserve_from_start(&mut self, record_bytes: u64) -> Option<Slot> {
+        let index = self.index(self.staged_position);
+        let padding = self.capacity_bytes - index as u64;
         let start_position = self.staged_position + padding;
-        if padding > 0 {
-            self.write_padding(index, padding);
+        let end_position = start_position + record_bytes;
+        if end_position > self.limit_position && !self.has_room(end_position) {
+            return None;
         }
+        self.write_padding(index, padding);
         Some(Slot {
             start_position,
             end_position,
+            index: 0,
         })
     }
 
@@ -304,18 +329,26 @@ impl<M: RingMemory> Writer<M> {
         true
     }
 
-    #[cold]
-    fn write_padding(&self, index: u64, padding: u64) {
+    fn write_padding(&self, index: usize, padding: u64) {
         let mut head = [0; PADDING_HEADER_BYTES as usize];
         head[..4].copy_from_slice(&((padding - PADDING_HEADER_BYTES) as u32).to_le_bytes());
         head[4] = KIND_PADDING;
-        self.memory.copy_in(index as usize, &head);
+        self.memory.copy_in(index, &head);
     }
 
     #[inline(always)]
     pub(crate) fn write_header(&self, slot: Slot, header: &RecordHeader) {
+        self.memory.copy_in(slot.index, header.as_bytes());
+    }
+
+    /// Header and payload at once: bounds are looked at once.
+    #[inline(always)]
+    pub(crate) fn write_record(&self, slot: Slot, header: &RecordHeader, payload: &[u8]) {
+        debug_assert!(
+            slot.start_position + (HEADER_BYTES + payload.len()) as u64 <= slot.end_position
+        );
         self.memory
-            .copy_in(self.index(slot.start_position), header.as_bytes());
+            .copy_in_both(slot.index, header.as_bytes(), payload);
     }
 
     /// Copies `bytes` to `offset` inside the payload. The caller keeps within what it reserved.
@@ -324,8 +357,8 @@ impl<M: RingMemory> Writer<M> {
         debug_assert!(
             slot.start_position + (HEADER_BYTES + offset + bytes.len()) as u64 <= slot.end_position
         );
-        let index = self.index(slot.start_position) + HEADER_BYTES + offset;
-        self.memory.copy_in(index, bytes);
+        self.memory
+            .copy_in(slot.index + HEADER_BYTES + offset, bytes);
     }
 
     /// Adds a written record to what the next commit makes readable.
@@ -540,7 +573,7 @@ impl<M: RingMemory> Reader<M> {
             let sequence = header.sequence.get();
             let next = self.sequence_next;
             // The last of all numbers has none behind it.
-            if sequence == u64::MAX || !(next..=next.saturating_add(GAP_MAX)).contains(&sequence) {
+            if sequence == u64::MAX || sequence < next || sequence - next > GAP_MAX {
                 return Err(self.damage("sequence number", sequence, self.sequence_next));
             }
             return Ok(Some(header));

@@ -125,17 +125,10 @@ impl PublishBatch<'_> {
         let Some(slot) = lane.writer.reserve(payload.len()) else {
             return self.push_when_full(level, payload);
         };
-        self.stage(slot, level, payload);
-        self.publisher.check_loss(self.target.lane)
-    }
-
-    #[inline(always)]
-    fn stage(&mut self, slot: Slot, level: Level, payload: &[u8]) {
-        let lane = &mut self.publisher.lanes[self.target.lane as usize];
-        lane.writer.write_payload(slot, 0, payload);
-        lane.finish(slot, payload.len(), self.time_ns, level, self.target, 0);
+        lane.write(slot, payload, self.time_ns, level, self.target);
         self.staged += 1;
         kill_point!("publisher.batch_staged");
+        self.publisher.check_loss(self.target.lane)
     }
 
     #[cold]
@@ -143,7 +136,10 @@ impl PublishBatch<'_> {
         self.commit_staged();
         let slot = self.publisher.reserve(self.target, payload.len())?;
         self.time_ns = self.publisher.clock.stamp_ns();
-        self.stage(slot, level, payload);
+        let lane = &mut self.publisher.lanes[self.target.lane as usize];
+        lane.write(slot, payload, self.time_ns, level, self.target);
+        self.staged += 1;
+        kill_point!("publisher.batch_staged");
         Ok(())
     }
 
