@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use millpond_bus::{BATCH_HEAD_BYTES_MAX, BatchParts, Entry, append_entry};
+use millpond_bus::{BatchParts, Entry, append_entry};
 
 use super::{NamePlaces, OVERHEAD_BYTES, Piece, Settings, literal_prefix};
 
@@ -38,6 +38,8 @@ struct Group {
     entries: Vec<u8>,
     /// Records that are full, in order.
     full: Vec<Cut>,
+    /// Where the last of them ends.
+    open_start: usize,
     /// The record being filled.
     open: Cut,
     /// Time of the last event that a flush has handed out; 0 for none.
@@ -74,13 +76,8 @@ impl Groups {
         };
         let group = &mut self.groups[place];
         let entry_bytes = entry.entry_bytes();
-        let start = group.full.last().map_or(0, |cut| cut.end);
-        let filled = group.entries.len() - start;
-        let limit = settings.max_bytes.min(
-            settings
-                .record_bytes_limit
-                .saturating_sub(BATCH_HEAD_BYTES_MAX),
-        );
+        let filled = group.entries.len() - group.open_start;
+        let limit = settings.max_bytes.min(settings.entries_bytes_limit);
         let mut bytes = entry_bytes;
         let leading = group.entries.is_empty()
             && entry.time_ns.saturating_sub(group.flushed_time_ns) > settings.max_delay_ns;
@@ -90,7 +87,8 @@ impl Groups {
         } else if is_over {
             bytes += OVERHEAD_BYTES;
             group.full.push(group.open);
-            group.open = Cut::empty(group.entries.len());
+            group.open_start = group.entries.len();
+            group.open = Cut::empty(group.open_start);
         }
         append_entry(&mut group.entries, entry);
         let open = &mut group.open;
@@ -98,10 +96,9 @@ impl Groups {
         open.count += 1;
         open.first_time_ns = open.first_time_ns.min(entry.time_ns);
         open.last_time_ns = open.last_time_ns.max(entry.time_ns);
-        let start = group.full.last().map_or(0, |cut| cut.end);
-        let full = !group.full.is_empty()
+        let full = group.open_start > 0
             || group.open.count >= settings.max_events
-            || group.entries.len() - start >= settings.max_bytes;
+            || group.entries.len() >= settings.max_bytes;
         Appended {
             bytes,
             full,
@@ -120,6 +117,7 @@ impl Groups {
                     prefix: prefix.into(),
                     entries: Vec::new(),
                     full: Vec::new(),
+                    open_start: 0,
                     open: Cut::empty(0),
                     flushed_time_ns: 0,
                 });
@@ -155,6 +153,7 @@ impl Groups {
             }
             group.entries.clear();
             group.full.clear();
+            group.open_start = 0;
             group.flushed_time_ns = group.open.last_time_ns;
             group.open = Cut::empty(0);
         }

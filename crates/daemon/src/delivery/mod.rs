@@ -83,6 +83,8 @@ struct Settings {
     key: ConflateKey,
     /// Longest payload of one record in the outbox.
     record_bytes_limit: usize,
+    /// The same for its entries alone; for each event, so it is kept.
+    entries_bytes_limit: usize,
     pending_bytes_limit: usize,
     max_events: u32,
     max_bytes: usize,
@@ -92,6 +94,7 @@ struct Settings {
 impl Settings {
     fn of(rule: &Rule) -> Self {
         let quarter = rule.outbox_bytes as usize / 4;
+        let record_bytes_limit = quarter.saturating_sub(RECORD_HEADER_BYTES);
         Settings {
             // A rule that is delivered directly has no records of its own here: what still comes was published
             // before it was in force, and goes out in batches. A record of class passthrough would be taken
@@ -101,7 +104,8 @@ impl Settings {
                 false => rule.class,
             },
             key: rule.conflate_key.clone(),
-            record_bytes_limit: quarter.saturating_sub(RECORD_HEADER_BYTES),
+            record_bytes_limit,
+            entries_bytes_limit: record_bytes_limit.saturating_sub(BATCH_HEAD_BYTES_MAX),
             pending_bytes_limit: quarter.min(PENDING_BYTES_MAX),
             max_events: rule.max_events,
             max_bytes: rule.max_bytes as usize,
@@ -114,6 +118,7 @@ impl Settings {
     fn within(mut self, record_bytes_limit: usize) -> Self {
         let quarter = record_bytes_limit.saturating_add(RECORD_HEADER_BYTES);
         self.record_bytes_limit = self.record_bytes_limit.min(record_bytes_limit);
+        self.entries_bytes_limit = self.record_bytes_limit.saturating_sub(BATCH_HEAD_BYTES_MAX);
         self.pending_bytes_limit = self.pending_bytes_limit.min(quarter);
         self
     }
@@ -219,10 +224,12 @@ impl Pending {
         }
         let appended = self.groups.append(entry, &self.settings);
         self.bytes += appended.bytes;
-        self.note_time(entry.time_ns);
         if appended.full {
             self.due_ns = 0;
-        } else if appended.leading && self.settings.class == Class::Batch {
+            return Verdict::Keep;
+        }
+        self.note_time(entry.time_ns);
+        if appended.leading && self.settings.class == Class::Batch {
             self.due_ns = self.due_ns.min(self.leading_due_ns(entry.time_ns));
         }
         Verdict::Keep
@@ -286,18 +293,14 @@ impl Delivery {
         self.channel(gap.channel, gap.rule).offer_gap(gap, now_ns)
     }
 
-    #[inline]
+    #[inline(always)]
     fn channel(&mut self, channel: u32, rule: &Rule) -> &mut Channel {
         let index = channel as usize;
         if self.channels.len() <= index {
             self.channels.resize_with(index + 1, || None);
         }
         let (limits, used) = (&self.limits, &mut self.used);
-        self.channels[index].get_or_insert_with(|| {
-            used.push(channel);
-            let limit = limits.get(index).copied().unwrap_or(usize::MAX);
-            Box::new(Channel::new(Settings::of(rule).within(limit)))
-        })
+        self.channels[index].get_or_insert_with(|| new_channel(limits, used, channel, rule))
     }
 
     /// What [`Delivery::set_limit`] has said.
@@ -385,6 +388,16 @@ impl Delivery {
     }
 }
 
+/// Out of line: every event asks for its channel.
+#[cold]
+#[inline(never)]
+fn new_channel(limits: &[usize], used: &mut Vec<u32>, channel: u32, rule: &Rule) -> Box<Channel> {
+    used.push(channel);
+    let limit = limits.get(channel as usize).copied();
+    let limit = limit.unwrap_or(usize::MAX);
+    Box::new(Channel::new(Settings::of(rule).within(limit)))
+}
+
 impl Channel {
     fn new(settings: Settings) -> Self {
         Channel {
@@ -417,16 +430,20 @@ impl Channel {
     // Inlined into the pass: an entry that goes through memory waits for the stores that made it.
     #[inline(always)]
     fn offer(&mut self, record: &Record<'_>, schemas: SchemaLookup<'_>) -> Verdict {
-        let entry = Entry::from(record);
         let pending = &mut self.pending;
-        if BATCH_HEAD_BYTES_MAX + entry.entry_bytes() > pending.settings.record_bytes_limit {
+        // An entry for each: one for all three would be written to memory for those that are called.
+        if Entry::from(record).entry_bytes() > pending.settings.entries_bytes_limit {
             pending.counts.too_long += 1;
             return Verdict::Reject;
         }
         match &mut self.collector {
-            Collector::Batch => pending.append(&entry),
-            Collector::Conflate(latest) => latest.offer(record.lane, &entry, schemas, pending),
-            Collector::Aggregate(windows) => windows.offer(record.lane, &entry, schemas, pending),
+            Collector::Batch => pending.append(&Entry::from(record)),
+            Collector::Conflate(latest) => {
+                latest.offer(record.lane, &Entry::from(record), schemas, pending)
+            }
+            Collector::Aggregate(windows) => {
+                windows.offer(record.lane, &Entry::from(record), schemas, pending)
+            }
         }
     }
 
