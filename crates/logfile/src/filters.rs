@@ -505,14 +505,18 @@ impl BlockSet {
         set
     }
 
-    pub(crate) fn contains(&self, block: usize) -> bool {
-        self.words
-            .get(block / 64)
-            .is_some_and(|word| word & (1 << (block % 64)) != 0)
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.words.iter().all(|&word| word == 0)
+    }
+
+    /// Their numbers, the smallest first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = usize> {
+        let words = self.words.iter().enumerate();
+        words.flat_map(|(number, &word)| {
+            let some = |rest: u64| (rest != 0).then_some(rest);
+            std::iter::successors(some(word), move |rest| some(rest & (rest - 1)))
+                .map(move |rest| number * 64 + rest.trailing_zeros() as usize)
+        })
     }
 
     fn keep(&mut self, other: &BlockSet) {
@@ -524,6 +528,15 @@ impl BlockSet {
         let pairs = self.words.iter_mut().zip(&other.words);
         pairs.for_each(|(word, other)| *word |= other);
     }
+}
+
+/// What the filters of a segment are made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Covered {
+    pub(crate) text_bytes: u64,
+    pub(crate) blocks: usize,
+    /// CRC-32C of the entries of the index.
+    pub(crate) entries_crc: u32,
 }
 
 /// The filters of a segment, open. Pages are read, and checked, when they are needed.
@@ -573,14 +586,13 @@ impl Filters {
         Ok(Some(filters))
     }
 
-    /// Bytes of text that the filters speak of, and the blocks it is cut into.
-    pub(crate) fn covers(&self) -> (u64, usize) {
-        let Header {
-            text_bytes,
-            block_count,
-            ..
-        } = &self.header;
-        (text_bytes.get(), block_count.get() as usize)
+    /// The text that the filters speak of.
+    pub(crate) fn covers(&self) -> Covered {
+        Covered {
+            text_bytes: self.header.text_bytes.get(),
+            blocks: self.header.block_count.get() as usize,
+            entries_crc: self.header.entries_crc.get(),
+        }
     }
 
     /// The blocks that can hold all of `needles`.
@@ -589,7 +601,7 @@ impl Filters {
     /// Why the filters cannot be believed.
     pub(crate) fn blocks(&mut self, needles: &Needles) -> Result<BlockSet, Damage> {
         self.read_groups()?;
-        let (_, blocks) = self.covers();
+        let Covered { blocks, .. } = self.covers();
         let mut found = BlockSet::none(blocks as u64);
         for group in self.groups.clone() {
             if !self.map_admits(&group, needles)? {
@@ -597,10 +609,8 @@ impl Filters {
             }
             let in_group = self.blocks_of(&group, needles)?;
             let first = group.first_block.get() as usize;
-            for block in 0..group.block_count.get() as usize {
-                if in_group.contains(block) {
-                    set_bit(&mut found.words, (first + block) as u64);
-                }
+            for block in in_group.iter() {
+                set_bit(&mut found.words, (first + block) as u64);
             }
         }
         Ok(found)
@@ -633,7 +643,7 @@ impl Filters {
             }
             covered += u64::from(block_count.get());
         }
-        let (_, blocks) = self.covers();
+        let Covered { blocks, .. } = self.covers();
         if covered != blocks as u64 {
             return Err(self.objection("blocks of the filter", blocks, covered));
         }

@@ -322,15 +322,30 @@ impl Index {
 /// # Errors
 /// The file exists and cannot be read.
 pub fn read_index(path: &Path, segment_id: Option<SegmentId>) -> Result<Index, Error> {
+    read_index_with(path, segment_id, None)
+}
+
+/// As [`read_index`]. Where the checksum of all entries together is known, and is what they have, they are not looked at
+/// one by one: that is a tenth of the work.
+pub(crate) fn read_index_with(
+    path: &Path,
+    segment_id: Option<SegmentId>,
+    entries_crc: Option<u32>,
+) -> Result<Index, Error> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Index::default()),
         Err(error) => return Err(Error::io("read", path, error)),
     };
-    Ok(parse_index(path, &bytes, segment_id))
+    Ok(parse_index(path, &bytes, segment_id, entries_crc))
 }
 
-fn parse_index(path: &Path, bytes: &[u8], segment_id: Option<SegmentId>) -> Index {
+fn parse_index(
+    path: &Path,
+    bytes: &[u8],
+    segment_id: Option<SegmentId>,
+    entries_crc: Option<u32>,
+) -> Index {
     let damage = |offset: usize, what, expected: String, found: String| Damage {
         path: path.to_owned(),
         offset: offset as u64,
@@ -357,6 +372,14 @@ fn parse_index(path: &Path, bytes: &[u8], segment_id: Option<SegmentId>) -> Inde
         ..Index::default()
     };
     let stride = header.entry_bytes.get() as usize;
+    if stride == ENTRY_BYTES
+        && entries_crc.is_some_and(|expected| crc32c::crc32c(entries) == expected)
+        && let Ok(entries) = <[IndexEntry]>::ref_from_bytes(entries)
+    {
+        index.entries = entries.to_vec();
+        return index;
+    }
+    index.entries.reserve_exact(entries.len() / stride);
     for (number, bytes) in entries.chunks_exact(stride).enumerate() {
         let Ok((entry, _)) = IndexEntry::read_from_prefix(bytes) else {
             break;
@@ -459,7 +482,12 @@ mod tests {
     }
 
     fn read(bytes: &[u8]) -> Index {
-        parse_index(Path::new("test.idx"), bytes, Some(SegmentId::from_ns(9)))
+        parse_index(
+            Path::new("test.idx"),
+            bytes,
+            Some(SegmentId::from_ns(9)),
+            None,
+        )
     }
 
     fn good() -> Vec<u8> {
@@ -511,6 +539,26 @@ mod tests {
             assert_eq!(index.entries.len(), kept, "bit {bit}");
             assert!(index.damage.is_some(), "bit {bit}");
         }
+    }
+
+    #[test]
+    fn entries_of_a_known_checksum_are_what_they_are_one_by_one() {
+        let good = good();
+        let known = Some(crc32c::crc32c(&good[HEADER_BYTES..]));
+        let read_known = |bytes: &[u8]| {
+            let id = Some(SegmentId::from_ns(9));
+            parse_index(Path::new("test.idx"), bytes, id, known)
+        };
+        assert_eq!(read_known(&good).entries, read(&good).entries);
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            let (index, expected) = (read_known(&bad), read(&bad));
+            assert_eq!(index.entries, expected.entries, "bit {bit}");
+            assert_eq!(index.damage, expected.damage, "bit {bit}");
+        }
+        let cut = &good[..good.len() - 1];
+        assert_eq!(read_known(cut).entries, read(cut).entries);
     }
 
     #[test]

@@ -154,8 +154,9 @@ impl Filter {
         scratch: &mut Vec<u8>,
         mut found: impl FnMut(usize, usize, Result<ParsedLine<'t>, LineError>),
     ) {
-        let mut check = |start: usize, end: usize| {
-            if let Some(line) = self.check(&text[start..end], scratch).transpose() {
+        let mut check = |start: usize, end: usize, shown_at: Option<usize>| {
+            let line = self.check(&text[start..end], shown_at, scratch);
+            if let Some(line) = line.transpose() {
                 found(start, end, line);
             }
         };
@@ -163,11 +164,11 @@ impl Filter {
             Driver::EveryLine => {
                 let mut start = 0;
                 for end in memchr_iter(b'\n', text).map(|newline| newline + 1) {
-                    check(start, end);
+                    check(start, end, None);
                     start = end;
                 }
                 if start < text.len() {
-                    check(start, text.len());
+                    check(start, text.len(), None);
                 }
             }
             Driver::Candidates {
@@ -185,21 +186,37 @@ impl Filter {
                     });
                     Some(matched.min(escaped)).filter(|&at| at < usize::MAX)
                 };
-                each_line(text, candidate, |start, end| {
+                let only = self.only_literal(finds);
+                each_line(text, candidate, |start, end, at| {
                     let line = &text[start..end];
                     let holds = |finder: &Finder<'_>| finder.find(line).is_some();
                     if also.iter().all(holds) || memchr(b'\\', line).is_some() {
-                        check(start, end);
+                        let shows = |literal: &[u8]| text[at..].starts_with(literal);
+                        check(start, end, only.is_some_and(shows).then_some(at - start));
                     }
                 });
             }
         }
     }
 
-    /// The line's parts if it matches.
+    /// The text that a message must hold, where that is all that is asked of messages, and it is what candidates are
+    /// found by.
+    fn only_literal<'f>(&'f self, finds: &'f Finds) -> Option<&'f [u8]> {
+        match (finds, self.substrings.as_slice()) {
+            (Finds::Literal(found), [only])
+                if self.regexes.is_empty() && found.needle() == only.needle() =>
+            {
+                Some(only.needle())
+            }
+            _ => None,
+        }
+    }
+
+    /// The line's parts if it matches. `shown_at`: where the line shows all that is asked of a message.
     fn check<'t>(
         &self,
         line: &'t [u8],
+        shown_at: Option<usize>,
         scratch: &mut Vec<u8>,
     ) -> Result<Option<ParsedLine<'t>>, LineError> {
         // The level stands at a fixed place: looked at first, it spares most lines being taken
@@ -209,6 +226,8 @@ impl Filter {
             return Ok(None);
         }
         let line = parse_line(line)?;
+        let message_at = SOURCE_AT + line.source.len() + 1;
+        let is_shown = shown_at.is_some_and(|at| at >= message_at);
         let matches = (self.since_ns..=self.last_ns).contains(&line.time_ns)
             && !self.is_void
             && (self.sources.is_empty()
@@ -216,11 +235,12 @@ impl Filter {
                     .sources
                     .iter()
                     .any(|pattern| pattern.matches(line.source)))
-            && self.message_matches(line.message, scratch);
+            && self.message_matches(line.message, is_shown, scratch);
         Ok(matches.then_some(line))
     }
 
-    fn message_matches(&self, message: &[u8], scratch: &mut Vec<u8>) -> bool {
+    /// `is_shown`: all that is asked for stands there as it is written, which only means something without escapes.
+    fn message_matches(&self, message: &[u8], is_shown: bool, scratch: &mut Vec<u8>) -> bool {
         if self.substrings.is_empty() && self.regexes.is_empty() {
             return true;
         }
@@ -228,6 +248,8 @@ impl Filter {
             scratch.clear();
             unescape(message, scratch);
             scratch.as_slice()
+        } else if is_shown {
+            return true;
         } else {
             message
         };
@@ -246,18 +268,18 @@ fn next(cached: &mut Option<usize>, from: usize, search: impl FnOnce() -> Option
     cached.get_or_insert(usize::MAX)
 }
 
-/// Calls `check` with the bounds of each line that holds a candidate position, once per line.
+/// Calls `check` with the bounds of each line that holds a candidate position, and the first of them, once per line.
 fn each_line(
     text: &[u8],
     mut candidate: impl FnMut(usize) -> Option<usize>,
-    mut check: impl FnMut(usize, usize),
+    mut check: impl FnMut(usize, usize, usize),
 ) {
     let mut from = 0;
     while from < text.len() {
         let Some(at) = candidate(from) else { break };
         let start = memrchr(b'\n', &text[from..at]).map_or(from, |newline| from + newline + 1);
         let end = memchr(b'\n', &text[at..]).map_or(text.len(), |newline| at + newline + 1);
-        check(start, end);
+        check(start, end, at);
         from = end;
     }
 }

@@ -15,7 +15,7 @@ use super::scan::{Chunk, Keep};
 use super::segment::{Block, Segment};
 use super::{Order, QueryProgress, QueryReport};
 use crate::error::{Damage, Error};
-use crate::filters::{BlockSet, Contents, Filters};
+use crate::filters::{BlockSet, Contents, Covered, Filters};
 use crate::level::Level;
 use crate::name::{CURRENT_LINK, SegmentId, TextFile, list_text_files};
 
@@ -100,8 +100,8 @@ enum Sifted {
         bound: u64,
         /// Only these blocks can; `None` for any.
         blocks: Option<BlockSet>,
-        /// The text, and the number of blocks, that the filters are made for.
-        covers: (u64, usize),
+        /// The text that the filters are made for.
+        covers: Covered,
     },
     /// It holds no hit, or these, which are counted without reading it.
     Done([u64; Level::COUNT]),
@@ -153,6 +153,37 @@ pub(super) fn new_streams(
     services.iter().map(stream).collect()
 }
 
+/// The filters that are to be asked, and what they said.
+struct Sifting<'q> {
+    plan: &'q Plan,
+    /// Stream, place in it, directory, segment.
+    jobs: Vec<(usize, usize, &'q Path, SegmentId)>,
+    next: AtomicUsize,
+    done: Mutex<Vec<Answer>>,
+}
+
+/// Stream, place in it, what the filters said and what is wrong with them.
+type Answer = (usize, usize, (Sifted, Option<Damage>));
+
+impl Sifting<'_> {
+    /// Asks until nothing is left, with the help of up to so many more threads. Each starts the next: where everything
+    /// is in memory, the work is done before more than one or two of them have begun.
+    fn work<'s>(&'s self, scope: &'s thread::Scope<'s, '_>, helpers: usize) {
+        // ORDERING: Relaxed; only a number to share work by, what is done is under the lock.
+        let left = self.jobs.len() - self.next.load(Ordering::Relaxed).min(self.jobs.len());
+        if helpers > 0 && left >= 2 * SIFTED_PER_THREAD {
+            scope.spawn(move || self.work(scope, helpers - 1));
+        }
+        // ORDERING: Relaxed; as above.
+        let next = || self.jobs.get(self.next.fetch_add(1, Ordering::Relaxed));
+        while let Some(&(stream, place, dir, id)) = next() {
+            let sifted = sift(dir, id, self.plan);
+            let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+            done.push((stream, place, sifted));
+        }
+    }
+}
+
 /// Asks the filters of all sealed segments ahead of time, on several threads where there are many.
 pub(super) fn sift_ahead(streams: &mut [Stream], plan: &Plan, report: &mut QueryReport) {
     let mut jobs = Vec::new();
@@ -163,22 +194,15 @@ pub(super) fn sift_ahead(streams: &mut [Stream], plan: &Plan, report: &mut Query
             }
         }
     }
-    let next = AtomicUsize::new(0);
-    let done = Mutex::new(Vec::with_capacity(jobs.len()));
-    let work = || {
-        while let Some(&(stream, place, dir, id)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let sifted = sift(dir, id, plan);
-            let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-            done.push((stream, place, sifted));
-        }
+    let sifting = Sifting {
+        plan,
+        next: AtomicUsize::new(0),
+        done: Mutex::new(Vec::with_capacity(jobs.len())),
+        jobs,
     };
-    thread::scope(|scope| {
-        let threads = (jobs.len() / SIFTED_PER_THREAD).min(SIFTERS_MAX);
-        (1..threads).for_each(|_| drop(scope.spawn(work)));
-        work();
-    });
-    let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    for (stream, place, (sifted, damage)) in done {
+    thread::scope(|scope| sifting.work(scope, SIFTERS_MAX - 1));
+    let done = sifting.done.into_inner();
+    for (stream, place, (sifted, damage)) in done.unwrap_or_else(PoisonError::into_inner) {
         damage
             .into_iter()
             .for_each(|damage| report.add_damage(damage));
@@ -259,7 +283,7 @@ impl Stream {
             } else {
                 &mut unreported
             };
-            let segment = Segment::open(&dir, waiting.id, waiting.is_open, report);
+            let segment = Segment::open(&dir, waiting.id, waiting.is_open, None, report);
             let blocks = segment.iter().flat_map(|segment| &segment.blocks);
             let bounds = blocks
                 .filter(|block| plan.admits(block))
@@ -303,24 +327,21 @@ impl Stream {
                     .for_each(|damage| report.add_damage(damage));
                 sifted = Some(found);
             }
-            let admitted = match sifted {
+            let (admitted, covers) = match sifted {
                 Some(Sifted::Done(counts)) => {
                     self.add_tally(&counts);
                     continue;
                 }
-                Some(Sifted::Admitted {
-                    blocks: Some(blocks),
-                    covers,
-                    ..
-                }) => Some((blocks, covers)),
-                _ => None,
+                Some(Sifted::Admitted { blocks, covers, .. }) => (blocks, Some(covers)),
+                _ => (None, None),
             };
+            let Waiting { id, is_open, .. } = waiting;
             let segment = waiting.opened.or_else(|| {
-                Segment::open(&self.dir, waiting.id, waiting.is_open, report).map(Arc::new)
+                Segment::open(&self.dir, id, is_open, covers.as_ref(), report).map(Arc::new)
             });
             if let Some(segment) = segment {
-                let blocks = admitted.and_then(|(blocks, covers)| {
-                    segment.admits_filters(covers, report).then_some(blocks)
+                let blocks = admitted.filter(|_| {
+                    covers.is_some_and(|covers| segment.admits_filters(&covers, report))
                 });
                 self.cut_into_chunks(plan, &segment, &underway, blocks.as_ref());
             }
@@ -347,13 +368,14 @@ impl Stream {
         underway: &Arc<Underway>,
         admitted: Option<&BlockSet>,
     ) {
-        let mut numbers: Vec<usize> = (0..segment.blocks.len()).collect();
+        let count = segment.blocks.len();
+        let mut numbers: Vec<usize> = match admitted {
+            Some(blocks) => blocks.iter().take_while(|&number| number < count).collect(),
+            None => (0..count).collect(),
+        };
         plan.in_order(&mut numbers);
         for number in numbers {
             let block = &segment.blocks[number];
-            if admitted.is_some_and(|blocks| !blocks.contains(number)) {
-                continue;
-            }
             if !plan.admits(block) || (plan.keep == Keep::Tally && self.count_whole(plan, block)) {
                 continue;
             }

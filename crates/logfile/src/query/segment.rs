@@ -9,7 +9,8 @@ use memchr::{memchr, memrchr};
 use super::QueryReport;
 use crate::block::{BLOCK_BYTES, BlockWriter};
 use crate::error::Damage;
-use crate::index::{ENTRY_BYTES, HEADER_BYTES, Index, IndexEntry, read_index};
+use crate::filters::Covered;
+use crate::index::{ENTRY_BYTES, HEADER_BYTES, Index, IndexEntry, read_index_with};
 use crate::name::SegmentId;
 use crate::recover::block_entry;
 use crate::sealed::{Frame, FrameReader, SealedFile, SegmentText};
@@ -59,11 +60,12 @@ pub(super) struct Segment {
 
 impl Segment {
     /// Opens a segment and finds its blocks. `None`, and a word in the report, if it cannot be
-    /// read.
+    /// read. `filters_cover`: what its filters are made for, where they were asked.
     pub(super) fn open(
         service_dir: &Path,
         id: SegmentId,
         is_open: bool,
+        filters_cover: Option<&Covered>,
         report: &mut QueryReport,
     ) -> Option<Segment> {
         let path = id.log_path(service_dir);
@@ -84,18 +86,17 @@ impl Segment {
             text,
             blocks: Vec::new(),
         };
-        if let Err(error) = segment.find_blocks(service_dir, is_open, report) {
+        if let Err(error) = segment.find_blocks(service_dir, is_open, filters_cover, report) {
             report.add_damage(unreadable(&segment.path, 0, &error));
         }
         Some(segment)
     }
 
     /// Whether filters that are made for so much text in so many blocks are made for this text.
-    pub(super) fn admits_filters(
-        &self,
-        (text_bytes, blocks): (u64, usize),
-        report: &mut QueryReport,
-    ) -> bool {
+    pub(super) fn admits_filters(&self, filters_cover: &Covered, report: &mut QueryReport) -> bool {
+        let Covered {
+            text_bytes, blocks, ..
+        } = *filters_cover;
         let end = blocks
             .checked_sub(1)
             .and_then(|last| self.blocks.get(last))
@@ -117,11 +118,16 @@ impl Segment {
         &mut self,
         service_dir: &Path,
         is_open: bool,
+        filters_cover: Option<&Covered>,
         report: &mut QueryReport,
     ) -> io::Result<()> {
         let index_path = self.id.index_path(service_dir);
         // The index before the length: what it describes was written before it.
-        let mut index = read_index(&index_path, Some(self.id)).unwrap_or_else(|error| Index {
+        // Only a sealed text has been measured against the entries that its filters are made for.
+        let is_sealed = self.text.is_sealed();
+        let entries_crc = filters_cover.filter(|_| is_sealed).map(|by| by.entries_crc);
+        let read = read_index_with(&index_path, Some(self.id), entries_crc);
+        let mut index = read.unwrap_or_else(|error| Index {
             damage: Some(Damage {
                 path: index_path.clone(),
                 offset: 0,
@@ -163,7 +169,6 @@ impl Segment {
         }
         let mut covered = index.covered_bytes();
         // Each frame is a block, and its length is checked when it is read.
-        let is_sealed = self.text.is_sealed();
         if !is_sealed && covered > 0 && self.byte_at(covered - 1)? != b'\n' {
             report.add_damage(Damage {
                 path: index_path,

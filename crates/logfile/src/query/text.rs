@@ -89,7 +89,7 @@ pub(super) fn segments(
     let mut infos = Vec::new();
     for id in list_segments(service_dir)? {
         let is_open = open_from.is_some_and(|open| id >= open);
-        let Some(segment) = Segment::open(service_dir, id, is_open, report) else {
+        let Some(segment) = Segment::open(service_dir, id, is_open, None, report) else {
             continue;
         };
         let state = match (is_open, segment.text.is_sealed()) {
