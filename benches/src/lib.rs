@@ -5,6 +5,8 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
+pub mod paths;
+
 /// Whether only a proof is wanted that the benchmark still runs.
 pub fn is_tiny() -> bool {
     std::env::var_os("MILLPOND_BENCH_TINY").is_some() || std::env::args().any(|arg| arg == "--test")
@@ -90,20 +92,6 @@ pub fn cpu_ns(pid: u32) -> u64 {
         .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok())
         .filter_map(|text| text.split_whitespace().next()?.parse::<u64>().ok())
         .sum()
-}
-
-/// Keeps this thread on one core; `None`: on any.
-///
-/// # Panics
-/// Where the system has no such core.
-pub fn pin(core: Option<usize>) {
-    let mut set = rustix::thread::CpuSet::new();
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    match core {
-        Some(core) => set.set(core),
-        None => (0..cores.max(2)).for_each(|core| set.set(core)),
-    }
-    rustix::thread::sched_setaffinity(None, &set).expect("a core there is");
 }
 
 /// Times of one round: the middle one, 99 and 99.9 of 100, and the longest, in ns.

@@ -1,10 +1,11 @@
 //! What capturing costs: a command on a terminal or a pipe, with somebody who keeps what it writes.
 //!
 //! Run: `cargo build --release -p millpond-cli && cargo bench -p millpond-benches --bench capture`, with `-- pipe` or
-//! `-- pty` for one half. `MILLPOND_BENCH_PROGRAM` is the `millpond` to measure [the one beside this program].
+//! `-- pty` for one half, and `-- --json FILE` for the rows as lines of JSON, too. `MILLPOND_BENCH_PROGRAM` is the `millpond` to measure [the one beside this program].
 
 mod pipe;
 mod pty;
+mod rows;
 
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -22,11 +23,17 @@ fn main() {
         println!("skipped: there is no millpond; `cargo build --release -p millpond-cli` makes it");
         return;
     };
+    let json = args.iter().position(|arg| arg == "--json");
+    let json = json.and_then(|at| args.get(at + 1));
+    let mut rows = Vec::new();
     if wants_all || is_named("pipe") {
-        pipe::measure(&program);
+        rows.extend(pipe::measure(&program));
     }
     if wants_all || is_named("pty") {
-        pty::measure(&program);
+        rows.extend(pty::measure(&program));
+    }
+    if let Some(path) = json {
+        rows::write(path.as_ref(), &rows);
     }
 }
 

@@ -10,11 +10,13 @@ use std::path::Path;
 use std::process::{ChildStdin, Command, Stdio};
 use std::time::Instant;
 
+use millpond_bench::{Figure as Of, Round, Row};
 use millpond_benches::{Spread, cpu_seconds, is_tiny, machine, read_line, rounds_or};
 use millpond_bus::Bus;
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 use crate::Running;
+use crate::rows::{Who, row};
 
 /// With its newline.
 const LINE_BYTES: [usize; 3] = [100, 1000, 16 << 10];
@@ -39,8 +41,8 @@ struct Place<'p> {
     dir: &'p Path,
 }
 
-/// Prints the table.
-pub(crate) fn measure(program: &Path) {
+/// Prints the table; the same as rows.
+pub(crate) fn measure(program: &Path) -> Vec<Row> {
     let megabytes = std::env::var("MILLPOND_BENCH_MB").ok();
     let bytes = match megabytes.and_then(|text| text.parse::<usize>().ok()) {
         _ if is_tiny() => 1_000_000,
@@ -48,13 +50,35 @@ pub(crate) fn measure(program: &Path) {
     };
     let dir = std::env::var_os("MILLPOND_BENCH_DIR").map_or_else(std::env::temp_dir, Into::into);
     let place = Place { program, dir: &dir };
-    let peers: [(&str, Peer); 5] = [
-        ("millpond pipe, daemon", pipe),
-        ("millpond capture --pipe, daemon", capture),
-        ("cat > file", |place, text| chain(place, text, 1)),
-        ("cat | cat > file", |place, text| chain(place, text, 2)),
-        ("s6-log", s6_log),
+    let millpond = program.display().to_string();
+    let own = [millpond.as_str(), "--version"];
+    let who = |name, version, drops| Who {
+        name,
+        version,
+        is_floor: false,
+        drops,
+    };
+    let peers: [(Who<'_>, Peer); 5] = [
+        (who("millpond pipe, daemon", &own, false), pipe),
+        (who("millpond capture --pipe, daemon", &own, true), capture),
+        (
+            who("cat > file", &["cat", "--version"], false),
+            |place, text| chain(place, text, 1),
+        ),
+        (
+            who("cat into cat > file", &["cat", "--version"], false),
+            |place, text| chain(place, text, 2),
+        ),
+        (
+            who(
+                "s6-log",
+                &["dpkg-query", "-W", "-f", "${Package} ${Version}", "s6"],
+                false,
+            ),
+            s6_log,
+        ),
     ];
+    let mut rows = Vec::new();
     let rounds = rounds_or(5);
     println!("{}", machine());
     println!(
@@ -79,7 +103,17 @@ pub(crate) fn measure(program: &Path) {
                 figures[index].extend(peers[index].1(&place, &text));
             }
         }
-        for ((name, _), figures) in peers.iter().zip(figures) {
+        for ((who, _), figures) in peers.iter().zip(figures) {
+            let name = who.name;
+            let rounds = figures.iter().map(|figure| Round {
+                events: text.len() as u64,
+                seconds: figure.seconds,
+                cpu_seconds: figure.cpu_seconds,
+                lost: figure.lost * line_bytes as u64,
+                ..Round::default()
+            });
+            let work = format!("lines of {line_bytes} B through a pipe");
+            rows.push(row(work, *who, Of::Bandwidth, rounds.collect()));
             if figures.is_empty() {
                 println!("{name:34} {line_bytes:10} skipped: not there");
                 continue;
@@ -100,6 +134,7 @@ pub(crate) fn measure(program: &Path) {
     if is_tiny() {
         println!("(a tiny run: the figures mean nothing)");
     }
+    rows
 }
 
 /// No two lines are the same: the daemon would write such as one.

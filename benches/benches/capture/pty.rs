@@ -12,11 +12,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use millpond_bench::{Figure, LatencyNs, Round, Row};
 use millpond_benches::{Spread, cpu_ns, cpu_seconds, is_tiny, percentiles, rounds_or};
 use millpond_bus::Bus;
 use millpond_loadgen::{Host, Terminal, without_carriage_returns};
 
 use crate::Running;
+use crate::rows::{Who, row};
 
 const KEYS: usize = 2000;
 /// What a program gives to one `write`.
@@ -48,10 +50,28 @@ impl Recorder {
         match self {
             Recorder::BareKernel => "bare reader, onlcr",
             Recorder::BareOwn => "bare reader, -onlcr",
-            Recorder::CaptureKernel => "capture --newlines kernel",
-            Recorder::CaptureOwn => "capture --newlines own",
+            Recorder::CaptureKernel => "millpond capture --newlines kernel",
+            Recorder::CaptureOwn => "millpond capture --newlines own",
             Recorder::Script => "script -qf",
             Recorder::Tmux => "tmux pipe-pane",
+        }
+    }
+
+    fn is_capture(self) -> bool {
+        matches!(self, Recorder::CaptureKernel | Recorder::CaptureOwn)
+    }
+
+    fn who<'a>(self, millpond: &'a [&'a str; 2]) -> Who<'a> {
+        Who {
+            name: self.name(),
+            version: match self {
+                Recorder::Script => &["script", "--version"],
+                Recorder::Tmux => &["tmux", "-V"],
+                Recorder::BareKernel | Recorder::BareOwn => &["uname", "-sr"],
+                Recorder::CaptureKernel | Recorder::CaptureOwn => millpond,
+            },
+            is_floor: matches!(self, Recorder::BareKernel | Recorder::BareOwn),
+            drops: self.is_capture(),
         }
     }
 
@@ -69,6 +89,7 @@ impl Recorder {
 #[derive(Debug, Clone, Copy, Default)]
 struct Figures {
     megabytes_per_second: f64,
+    seconds: f64,
     recorder_seconds_per_gigabyte: f64,
     daemon_seconds_per_gigabyte: f64,
     lines: u64,
@@ -257,13 +278,14 @@ impl Place {
         let (elapsed, bytes, writer_cpu) = (told[0] / 1e9, told[1], told[2] / 1e9);
         let (logged, dropped) = self.account(&service);
         let daemon = own_cpu_seconds(self.daemon.id()) - daemon_before;
-        let is_capture = matches!(recorder, Recorder::CaptureKernel | Recorder::CaptureOwn);
+        let is_capture = recorder.is_capture();
         // The next has a disk at rest, and room.
         for name in ["typescript", "pane"] {
             let _ = fs::remove_file(self.file(name));
         }
         Figures {
             megabytes_per_second: bytes / 1e6 / elapsed,
+            seconds: elapsed,
             recorder_seconds_per_gigabyte: (used - writer_cpu).max(0.0) / (bytes / 1e9),
             daemon_seconds_per_gigabyte: match is_capture {
                 true => daemon / (bytes / 1e9),
@@ -448,8 +470,22 @@ fn is_installed(program: &str) -> bool {
     command.is_ok_and(|status| status.success())
 }
 
-/// Measures everything and prints it.
-pub(crate) fn measure(millpond: &Path) {
+impl Figures {
+    fn round(&self, line_bytes: usize) -> Round {
+        let gigabytes = self.megabytes_per_second * self.seconds / 1e3;
+        Round {
+            events: self.lines * line_bytes as u64,
+            seconds: self.seconds,
+            cpu_seconds: (self.recorder_seconds_per_gigabyte + self.daemon_seconds_per_gigabyte)
+                * gigabytes,
+            lost: self.dropped * line_bytes as u64,
+            ..Round::default()
+        }
+    }
+}
+
+/// Measures everything and prints it; the same as rows.
+pub(crate) fn measure(millpond: &Path) -> Vec<Row> {
     let seconds = std::env::var("MILLPOND_BENCH_SECONDS").ok();
     let seconds = seconds.and_then(|text| text.parse().ok()).unwrap_or(1.5);
     let millis = match is_tiny() {
@@ -487,11 +523,22 @@ pub(crate) fn measure(millpond: &Path) {
     println!(
         "median  (least to greatest) MB/s; CPU s/GB of the recorder, of the daemon; lines, logged, dropped"
     );
+    let program = millpond.display().to_string();
+    let own = [program.as_str(), "--version"];
+    let mut rows = Vec::new();
+    for (index, line_bytes) in LINE_BYTES.into_iter().enumerate() {
+        for recorder in RECORDERS {
+            let all = figures.get(&(index, recorder)).into_iter().flatten();
+            let rounds = all.map(|found| found.round(line_bytes)).collect();
+            let work = format!("lines of {line_bytes} B on a terminal");
+            rows.push(row(work, recorder.who(&own), Figure::Bandwidth, rounds));
+        }
+    }
     for ((index, recorder), all) in &figures {
         let spread = |of: &dyn Fn(&Figures) -> f64| Spread::of(all.iter().map(of).collect());
         let sum = |of: &dyn Fn(&Figures) -> u64| all.iter().map(of).sum::<u64>();
         println!(
-            "{:>3} B  {:<26} {}  {:5.2}  {:5.2}  {:>10} {:>10} {:>10}",
+            "{:>3} B  {:<35} {}  {:5.2}  {:5.2}  {:>10} {:>10} {:>10}",
             LINE_BYTES[*index],
             recorder.name(),
             spread(&|found| found.megabytes_per_second),
@@ -502,10 +549,11 @@ pub(crate) fn measure(millpond: &Path) {
             sum(&|found| found.dropped),
         );
     }
-    measure_keys(&place, rounds, &present);
+    rows.extend(measure_keys(&place, rounds, &present, &own));
+    rows
 }
 
-fn measure_keys(place: &Place, rounds: usize, present: &[Recorder]) {
+fn measure_keys(place: &Place, rounds: usize, present: &[Recorder], own: &[&str; 2]) -> Vec<Row> {
     let count = match is_tiny() {
         true => 20,
         false => KEYS / rounds,
@@ -516,12 +564,29 @@ fn measure_keys(place: &Place, rounds: usize, present: &[Recorder]) {
         ("script", Some(Recorder::Script)),
     ];
     let mut times: Vec<Vec<u64>> = vec![Vec::new(); ways.len()];
+    let mut rounds_of: Vec<Vec<Round>> = vec![Vec::new(); ways.len()];
     for _ in 0..rounds {
-        for ((_, recorder), times) in ways.iter().zip(&mut times) {
+        for (index, (_, recorder)) in ways.iter().enumerate() {
             if recorder.is_none_or(|recorder| present.contains(&recorder)) {
-                times.extend(place.keys(*recorder, count));
+                let keys = place.keys(*recorder, count);
+                rounds_of[index].push(Round {
+                    events: keys.len() as u64,
+                    seconds: keys.iter().sum::<u64>() as f64 / 1e9,
+                    latency_ns: Some(LatencyNs::of(keys.clone())),
+                    ..Round::default()
+                });
+                times[index].extend(keys);
             }
         }
+    }
+    let mut rows = Vec::new();
+    for ((_, recorder), rounds) in ways.iter().zip(rounds_of) {
+        let mut who = recorder.unwrap_or(Recorder::BareKernel).who(own);
+        if recorder.is_none() {
+            who.name = "bare terminal";
+        }
+        let work = "from a key to its echo by `cat`".to_owned();
+        rows.push(row(work, who, Figure::Latency, rounds));
     }
     println!(
         "from a key to its echo by `cat`, {} keys: p50, p99, p99.9, longest in us",
@@ -533,4 +598,5 @@ fn measure_keys(place: &Place, rounds: usize, present: &[Recorder]) {
     }
     // The file of `script` is nobody's any more.
     drop(File::create(place.file("typescript")));
+    rows
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use millpond_capture::{Newlines, View, WindowSize};
@@ -158,6 +159,9 @@ pub(crate) enum Command {
     /// Play a load from a real system beside what it replaced: counts are judged, times shown
     #[command(after_help = concat!("Examples:\n  millpond replay tower-start --size ci\n  millpond replay tower-start --only 1000/s\n  millpond replay debate --only pair --json | jq .pair.asleep.p50_ns\n  millpond replay week --size 1GB,4GB,16GB --dir /var/tmp --corpus logs/\n\nScenario          ci   full     disk   memory  processes  phases, for --only\n  tower-start     6 s  6 min    -      1 GB    11         100/s, 1000/s, unpaced,\n                                                          sustained\n  last-value      2 s  2 min    -      100 MB  4          snapshot, persona\n  debate          5 s  1 min    -      100 MB  10         pair, meeting, sleep,\n                                                          baselines\n  selective-wake  2 s  20 s     -      100 MB  6          -\n  normal-day      3 s  2 min    2 GB   300 MB  6          -\n  runaway         6 s  3 min    250 MB 300 MB  5          same, different\n  rotation        5 s  1 min    10 MB  100 MB  7          -\n  crash           5 s  1 min    100 MB 100 MB  11         -\n  frozen-disk     10 s 2 min    100 MB 100 MB  6          -\n  full-disk       11 s 2 min    -      400 MB  6          -\n  power-cut       4 s  1 min    150 MB 200 MB  3          simulated\n  ptys            5 s  1 min    10 GB  500 MB  26         -\n  gpus            10 s 1 min    -      100 MB  3          -\n  week            15 s 10 min   7 GB   300 MB  4          -\n\nweek of N bytes of text takes N/3 of disk and 64 MiB for each service, up to\n4 GB of text 2 N more for SQLite; it says what is needed and left first.\n\nfrozen-disk needs root and /dev/fuse, full-disk needs root: without, they end with\n2. power-cut takes a disk that is simulated where it may not mount one, and says\nso. crash needs neither.\n\nEach has a bus, a daemon and a log directory of its own, gone at the end:\n`--bus` and `--logs` change nothing.\n\nExit codes: 0 all counts are right, 1 some are not (see the report), 2 error."))]
     Replay(ReplayFlags),
+    /// Measure millpond on this machine, beside what the machine itself needs, and make a report of it
+    #[command(after_help = concat!("Examples:\n  millpond bench\n  millpond bench publish sink --rounds 9\n  millpond bench --size tiny                       # that it runs; its figures mean nothing\n  millpond bench --growth --save own.jsonl --report report\n  millpond bench --only-report --rows own.jsonl bus.jsonl --report report\n  millpond bench query --json | jq 'select(.is_floor | not) | .peer'\n\nFull takes minutes, --growth twice as long, and as much disk as half of what is free. Rounds of all who do the same work are interleaved; medians with the least and the greatest are shown. Rows of programs that measure others (benches/compare) go into the same report. The report is README.md, report.html (one file, for a phone too), the plots, and rows.jsonl.\n\nBuses and log directories are its own, gone at the end and at Ctrl-C, which ends it behind the round that it is in and leaves no file; a second one ends it at once. `--bus` and `--logs` change nothing.\n\nExit codes: 0 done (what cannot run here is skipped, and said), 1 millpond itself failed in a round, 2 error, 128 and its number after a signal."))]
+    Bench(BenchFlags),
     /// Print a completion script for a shell
     #[command(after_help = concat!("Examples:\n  millpond completions bash > ~/.local/share/bash-completion/completions/millpond"))]
     Completions {
@@ -175,7 +179,10 @@ pub(crate) enum Command {
     DemoFeed(DemoFeedFlags),
     /// One process of a scenario
     #[command(hide = true)]
-    ReplayRole(ReplayRoleFlags),
+    ReplayRole(RoleFlags),
+    /// One process of a measurement
+    #[command(hide = true)]
+    BenchRole(RoleFlags),
 }
 
 /// How the daemon writes. Every one of these may stand in the configuration file under the same name.
@@ -967,8 +974,60 @@ fn parse_replay_size(text: &str) -> Result<Size, String> {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct ReplayRoleFlags {
+pub(crate) struct RoleFlags {
     /// The role, and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) arguments: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchFlags {
+    /// Measure these parts alone [default: all]
+    #[arg(value_name = "PART", value_parser = parts())]
+    pub(crate) parts: Vec<BenchPart>,
+    /// How much: `tiny` (seconds; shows that it runs) or `full`
+    #[arg(long, value_enum, default_value = "full", value_name = "SIZE")]
+    pub(crate) size: BenchSize,
+    /// How often each piece of work is measured [default: 5; of tiny 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) rounds: Option<u16>,
+    /// How cost grows as well: with publishers, payload, rules, lanes, subscribers, services, and the size of the log
+    #[arg(long)]
+    pub(crate) growth: bool,
+    /// Where logs are made, removed at the end [default: the temporary directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Print the parts, and end
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Write the rows that were measured to this file, an object a line; one that is there is replaced
+    #[arg(long, value_name = "FILE")]
+    pub(crate) save: Option<PathBuf>,
+    /// Put the rows of these files into the table and the report, too: of earlier runs, and of others. The same work by the
+    /// same peer is taken from the last that has it
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub(crate) rows: Vec<PathBuf>,
+    /// Measure nothing: only what `--rows` names
+    #[arg(long, requires = "rows", conflicts_with_all = ["parts", "rounds", "growth", "dir", "save", "list"])]
+    pub(crate) only_report: bool,
+    /// Write the report into this directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) report: Option<PathBuf>,
+}
+
+pub(crate) use millpond_bench::Part as BenchPart;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BenchSize {
+    /// Seconds; the figures mean nothing
+    Tiny,
+    /// As it is quoted
+    Full,
+}
+
+/// Their names and what they measure are in the crate that does it.
+fn parts() -> impl TypedValueParser<Value = BenchPart> {
+    let values = BenchPart::ALL.map(|part| PossibleValue::new(part.name()).help(part.words()));
+    PossibleValuesParser::new(values)
+        .try_map(|name| BenchPart::named(&name).ok_or_else(|| format!("there is no part {name:?}")))
 }

@@ -9,7 +9,11 @@ fn ns(time: Timespec) -> u64 {
 }
 
 /// Nanoseconds of the clock that all processes of a host share and that never steps.
-pub(crate) fn monotonic_ns() -> u64 {
+///
+/// ```
+/// assert!(millpond_loadgen::monotonic_ns() <= millpond_loadgen::monotonic_ns());
+/// ```
+pub fn monotonic_ns() -> u64 {
     ns(clock_gettime(ClockId::Monotonic))
 }
 
@@ -25,8 +29,12 @@ pub(crate) fn sleep_until_due(started: Instant, number: u64, per_second: u64) {
     }
 }
 
-/// Nanoseconds of processor time that this process has used, all its threads together.
-pub(crate) fn process_cpu_ns() -> u64 {
+/// Nanoseconds of processor time that this process has used, all its threads together, those that have ended too.
+///
+/// ```
+/// assert!(millpond_loadgen::process_cpu_ns() > 0);
+/// ```
+pub fn process_cpu_ns() -> u64 {
     ns(clock_gettime(ClockId::ProcessCPUTime))
 }
 

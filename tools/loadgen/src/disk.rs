@@ -27,18 +27,29 @@ pub(crate) fn each_file(dir: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata))
     Ok(())
 }
 
-/// Bytes of disk that the files below `dir` take.
-pub(crate) fn used_bytes(dir: &Path) -> io::Result<u64> {
+/// Bytes of disk that the files below `dir` take, whole blocks and what is reserved. What goes away meanwhile is not there.
+///
+/// # Errors
+/// Of the file system.
+pub fn used_bytes(dir: &Path) -> io::Result<u64> {
     let mut bytes = 0;
     // `st_blocks` is in units of 512 bytes on every file system.
     each_file(dir, &mut |_, metadata| bytes += metadata.blocks() * 512)?;
     Ok(bytes)
 }
 
+/// Bytes that this user may still write to the file system of `dir`.
+///
+/// # Errors
+/// Where there is no such directory.
+pub fn free_bytes(dir: &Path) -> io::Result<u64> {
+    let room = rustix::fs::statvfs(dir)?;
+    Ok(room.f_bavail * room.f_frsize)
+}
+
 /// Refuses where less is left than needed, and says what would help. Returns what is left.
 pub(crate) fn check_room(dir: &Path, needed: u64) -> Result<u64, Error> {
-    let room = rustix::fs::statvfs(dir).map_err(io::Error::from)?;
-    let left = room.f_bavail * room.f_frsize;
+    let left = free_bytes(dir)?;
     if left < needed {
         return Err(Error::new(format!(
             "{} has {} left and about {} are needed: choose another place with `--dir`, or a smaller `--size`",

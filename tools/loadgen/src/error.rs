@@ -16,7 +16,8 @@ pub struct Error {
 }
 
 impl Error {
-    pub(crate) fn new(message: impl Into<String>) -> Self {
+    /// In words.
+    pub fn new(message: impl Into<String>) -> Self {
         Error {
             message: message.into(),
         }

@@ -8,22 +8,41 @@ const LEFT: f64 = 80.0;
 const RIGHT: f64 = 220.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 60.0;
-pub(crate) const COLOURS: [&str; 6] = [
+/// What lines are drawn in, in turn: told apart by people who see few colours, too.
+pub const COLOURS: [&str; 6] = [
     "#4053d3", "#ddb310", "#b51d14", "#00beff", "#fb49b0", "#00b25d",
 ];
 
 /// One line of the plot.
-pub(crate) struct Series {
-    pub(crate) name: String,
-    pub(crate) points: Vec<(f64, f64)>,
+///
+/// ```
+/// let series = millpond_loadgen::plot::Series { name: "millpond".into(), points: vec![(1.0, 2.0), (10.0, 3.0)] };
+/// assert_eq!(series.points.len(), 2);
+/// ```
+pub struct Series {
+    /// What it is called in the legend.
+    pub name: String,
+    /// Its points, x and y, in the order of the line.
+    pub points: Vec<(f64, f64)>,
 }
 
 /// Both axes are logarithmic; values must be above 0, others are left out.
-pub(crate) struct Plot<'a> {
-    pub(crate) title: &'a str,
-    pub(crate) x_name: &'a str,
-    pub(crate) y_name: &'a str,
-    pub(crate) series: &'a [Series],
+///
+/// ```
+/// use millpond_loadgen::plot::{Plot, Series};
+/// let series = [Series { name: "cost".into(), points: vec![(1.0, 2.0), (10.0, 3.0)] }];
+/// let plot = Plot { title: "growth", x_name: "publishers", y_name: "ns", series: &series };
+/// assert!(plot.svg(&|x| x.to_string(), &|y| y.to_string()).starts_with("<svg"));
+/// ```
+pub struct Plot<'a> {
+    /// Above it.
+    pub title: &'a str,
+    /// Below the x axis, with its unit.
+    pub x_name: &'a str,
+    /// Beside the y axis, with its unit.
+    pub y_name: &'a str,
+    /// The lines.
+    pub series: &'a [Series],
 }
 
 /// A range of whole decades.
@@ -60,11 +79,7 @@ impl Axis {
 
 impl Plot<'_> {
     /// The picture as SVG text. `x_text` and `y_text` say the values at the axes.
-    pub(crate) fn svg(
-        &self,
-        x_text: &dyn Fn(f64) -> String,
-        y_text: &dyn Fn(f64) -> String,
-    ) -> String {
+    pub fn svg(&self, x_text: &dyn Fn(f64) -> String, y_text: &dyn Fn(f64) -> String) -> String {
         let points = || {
             self.series
                 .iter()
@@ -149,7 +164,8 @@ impl Plot<'_> {
     }
 }
 
-pub(crate) fn escaped(text: &str) -> String {
+/// Text that may stand in SVG and HTML.
+pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")

@@ -12,8 +12,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::error::Error;
@@ -28,7 +28,7 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// let host = millpond_loadgen::Host::new("/usr/bin/millpond", &["replay-role"]);
 /// assert!(format!("{host:?}").contains("replay-role"));
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Host {
     program: PathBuf,
     arguments: Vec<String>,
@@ -57,18 +57,17 @@ impl Host {
     }
 
     /// The command of a role, still without arguments.
-    pub(crate) fn command(&self, role: &str) -> Command {
+    pub fn command(&self, role: &str) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).arg(role);
         command
     }
 
     /// Starts a role, and waits until it is ready.
-    pub(crate) fn start(
-        &self,
-        role: &str,
-        arguments: &[(&str, &dyn Display)],
-    ) -> Result<Process, Error> {
+    ///
+    /// # Errors
+    /// When it cannot be started, or is not ready within 30 s.
+    pub fn start(&self, role: &str, arguments: &[(&str, &dyn Display)]) -> Result<Process, Error> {
         let mut command = self.command(role);
         for (key, value) in arguments {
             command.arg(format!("{key}={value}"));
@@ -103,9 +102,16 @@ impl Host {
     }
 }
 
-/// A process that does not outlive us.
+/// A process that does not outlive us: [`Host::start`] makes it.
+///
+/// ```no_run
+/// let host = millpond_loadgen::Host::current()?;
+/// let mut process = host.start("sleeper", &[("seconds", &5)])?;
+/// process.say("go")?;
+/// # Ok::<(), millpond_loadgen::Error>(())
+/// ```
 #[derive(Debug)]
-pub(crate) struct Process {
+pub struct Process {
     role: String,
     child: Child,
     input: Option<ChildStdin>,
@@ -114,12 +120,15 @@ pub(crate) struct Process {
 
 impl Process {
     /// Its number in this system.
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Says one line.
-    pub(crate) fn say(&mut self, line: &str) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// When it does not listen any more.
+    pub fn say(&mut self, line: &str) -> Result<(), Error> {
         let failed = |error| Error::new(format!("{} does not listen: {error}", self.role));
         match &mut self.input {
             Some(input) => writeln!(input, "{line}").map_err(failed),
@@ -128,7 +137,10 @@ impl Process {
     }
 
     /// Waits for one line.
-    pub(crate) fn hear<T: DeserializeOwned>(&mut self, limit: Duration) -> Result<T, Error> {
+    ///
+    /// # Errors
+    /// When none comes within `limit`, when it is none of `T`, or says that the role failed.
+    pub fn hear<T: DeserializeOwned>(&mut self, limit: Duration) -> Result<T, Error> {
         let role = &self.role;
         let line = self
             .lines
@@ -150,25 +162,34 @@ impl Process {
     }
 
     /// Sends it a signal.
-    pub(crate) fn signal(&self, signal: Signal) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn signal(&self, signal: Signal) -> Result<(), Error> {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| Error::new(format!("{} has no process id", self.role)))?;
         Ok(kill_process(pid, signal).map_err(std::io::Error::from)?)
     }
 
     /// Lines that it has said and nobody has heard yet. Does not wait.
-    pub(crate) fn said(&self) -> Vec<String> {
+    pub fn said(&self) -> Vec<String> {
         self.lines.try_iter().collect()
     }
 
     /// Whether it has ended, however.
-    pub(crate) fn has_ended(&mut self) -> Result<bool, Error> {
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn has_ended(&mut self) -> Result<bool, Error> {
         Ok(self.child.try_wait()?.is_some())
     }
 
     /// SIGKILL, where it has not ended yet; returns when it is gone, with what it had said until then and nobody had
     /// heard.
-    pub(crate) fn kill(&mut self) -> Result<Vec<String>, Error> {
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn kill(&mut self) -> Result<Vec<String>, Error> {
         self.child.kill()?;
         self.child.wait()?;
         // Ends with the pipe.
@@ -176,7 +197,10 @@ impl Process {
     }
 
     /// Waits for the last line, and for the end.
-    pub(crate) fn result<T: DeserializeOwned>(mut self, limit: Duration) -> Result<T, Error> {
+    ///
+    /// # Errors
+    /// Those of [`Process::hear`].
+    pub fn result<T: DeserializeOwned>(mut self, limit: Duration) -> Result<T, Error> {
         let result = self.hear(limit)?;
         drop(self.input.take());
         self.child.wait()?;
@@ -192,16 +216,29 @@ impl Drop for Process {
     }
 }
 
-/// `key=value` arguments of a role.
-pub(crate) struct Arguments<'a>(&'a [String]);
+/// `key=value` arguments of a role: [`play_role`] hands them over.
+///
+/// ```
+/// let args = ["juggler".to_owned(), "balls=3".to_owned()];
+/// let played = millpond_loadgen::play_role(&args, &|name, arguments, _| {
+///     assert_eq!((name, arguments.get::<u32>("balls")?), ("juggler", 3));
+///     Ok(())
+/// });
+/// assert!(played.is_some_and(|outcome| outcome.is_ok()));
+/// ```
+pub struct Arguments<'a>(&'a [String]);
 
 impl Arguments<'_> {
     /// All of them, as they are.
-    pub(crate) fn words(&self) -> &[String] {
+    pub fn words(&self) -> &[String] {
         self.0
     }
 
-    pub(crate) fn text(&self, key: &str) -> Result<&str, Error> {
+    /// The value of `key`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn text(&self, key: &str) -> Result<&str, Error> {
         self.0
             .iter()
             .filter_map(|argument| argument.split_once('='))
@@ -209,25 +246,41 @@ impl Arguments<'_> {
             .ok_or_else(|| Error::new(format!("argument {key}=.. is missing")))
     }
 
-    pub(crate) fn get<T: FromStr<Err: Display>>(&self, key: &str) -> Result<T, Error> {
+    /// The value of `key`, parsed.
+    ///
+    /// # Errors
+    /// When there is none, or it is no `T`.
+    pub fn get<T: FromStr<Err: Display>>(&self, key: &str) -> Result<T, Error> {
         let text = self.text(key)?;
         text.parse()
             .map_err(|error| Error::new(format!("argument {key}={text}: {error}")))
     }
 }
 
-/// What a role hears and says.
-pub(crate) struct Talk;
+/// What a role hears and says: [`play_role`] hands it over.
+///
+/// ```no_run
+/// millpond_loadgen::Talk.ready()?; // until it is told `go`
+/// # Ok::<(), millpond_loadgen::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct Talk;
 
 impl Talk {
     /// Says that it is ready, and waits for `go`.
-    pub(crate) fn ready(&self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// When nobody is there any more.
+    pub fn ready(&self) -> Result<(), Error> {
         self.say(&json!({"ready": true}))?;
         self.hear().map(|_| ())
     }
 
     /// The next line.
-    pub(crate) fn hear(&self) -> Result<String, Error> {
+    ///
+    /// # Errors
+    /// When nobody is there any more.
+    pub fn hear(&self) -> Result<String, Error> {
         let mut line = String::new();
         match std::io::stdin().read_line(&mut line)? {
             0 => Err(Error::new("nobody is left to tell it what to do")),
@@ -236,7 +289,7 @@ impl Talk {
     }
 
     /// Lines as they come, without waiting for them here; the other side is gone where there are no more.
-    pub(crate) fn all_lines(&self) -> Receiver<String> {
+    pub fn all_lines(&self) -> Receiver<String> {
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || {
             while let Ok(line) = Talk.hear() {
@@ -249,7 +302,7 @@ impl Talk {
     }
 
     /// Tells of the next line, or of the end of them, without waiting for it here.
-    pub(crate) fn next_line(&self) -> Receiver<()> {
+    pub fn next_line(&self) -> Receiver<()> {
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || {
             // A line, the end or an error: each of them ends the role.
@@ -260,7 +313,10 @@ impl Talk {
     }
 
     /// Says one line.
-    pub(crate) fn say(&self, what: &impl Serialize) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// When nobody is there any more.
+    pub fn say(&self, what: &impl Serialize) -> Result<(), Error> {
         let mut out = std::io::stdout().lock();
         writeln!(out, "{}", serde_json::to_string(what)?)?;
         Ok(out.flush()?)
@@ -272,6 +328,14 @@ impl Talk {
 ///
 /// A failure has been told on standard output already.
 pub fn role(args: &[String]) -> Option<Result<(), Error>> {
+    play_role(args, &play)
+}
+
+/// The same with roles of another program's own: `play` is given the name, and refuses those that it does not know.
+pub fn play_role(
+    args: &[String],
+    play: &dyn Fn(&str, &Arguments<'_>, &Talk) -> Result<(), Error>,
+) -> Option<Result<(), Error>> {
     let (name, rest) = args.split_first()?;
     let talk = Talk;
     let outcome = play(name, &Arguments(rest), &talk);

@@ -74,8 +74,10 @@ pub struct Options {
     pub services: usize,
     /// Time from the first line to the last.
     pub span: Duration,
-    /// A segment is closed at this size, or smaller ones where a service would have fewer than eight.
+    /// A segment is closed at this size, or smaller ones where a service would have fewer than [`Options::segments_min`].
     pub segment_bytes: u64,
+    /// Segments that a service has at least; all but its last are sealed. 1: a small week is all open.
+    pub segments_min: u64,
     /// zstd level of sealed segments.
     pub level: i32,
     /// Where the log lines are taken from; `None`: they are made of words.
@@ -107,6 +109,8 @@ impl Options {
             services: 24,
             span: 7 * DAY,
             segment_bytes: 128 << 10,
+            // Most of a small week has to be sealed too, as it is of a large one.
+            segments_min: 8,
             level: 1,
             corpus: None,
             seed: 1,
@@ -142,10 +146,9 @@ impl Options {
         Err(no_such_phase("week", phase, "none"))
     }
 
-    /// Most of a small week has to be sealed too, as it is of a large one.
     fn segment_bytes_at(&self, text_bytes: u64) -> u64 {
         self.segment_bytes
-            .min(text_bytes / self.services as u64 / 8)
+            .min(text_bytes / self.services as u64 / self.segments_min)
     }
 
     fn needed_bytes(&self, text_bytes: u64) -> u64 {
@@ -265,6 +268,71 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report, 
         fs::write(dir.join("week.md"), report.to_string())?;
     }
     Ok(report)
+}
+
+/// What operators ask, in the order of [`write_logs`].
+///
+/// ```
+/// use millpond_loadgen::week::QUESTIONS;
+/// assert!(QUESTIONS.contains(&"counts by level"));
+/// ```
+pub const QUESTIONS: [&str; 6] = questions::NAMES;
+
+/// A question about the lines that [`write_logs`] has written.
+///
+/// See there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogQuestion {
+    /// What is asked, in words.
+    pub name: &'static str,
+    /// What `millpond` is given to answer it.
+    pub arguments: Vec<String>,
+    /// Services whose lines are asked of, all or one.
+    pub service_dirs: Vec<PathBuf>,
+    /// Lines of the answer, where that is known beforehand.
+    pub lines: Option<u64>,
+}
+
+/// Writes a week of `text_bytes` of text to `logs_dir`, which is there and empty, with its last line before `end_ns`
+/// (real time in ns); returns what operators ask of it. Takes all processors: 1 GB is a matter of seconds.
+///
+/// The same options, size and time make the same lines, however they are cut into segments.
+///
+/// ```
+/// use millpond_loadgen::week::{Options, write_logs};
+/// let place = tempfile::tempdir()?;
+/// let options = Options { services: 6, segments_min: 1, ..Options::ci() };
+/// let asked = write_logs(place.path(), &options, 200_000, 1_795_224_593_000_000_000)?;
+/// let needle = asked.iter().find(|question| question.name.contains("needle"));
+/// assert_eq!(needle.and_then(|question| question.lines), Some(5));
+/// # Ok::<(), millpond_loadgen::Error>(())
+/// ```
+///
+/// # Errors
+/// Where there is no room, or so little text that not every question has an answer.
+pub fn write_logs(
+    logs_dir: &Path,
+    options: &Options,
+    text_bytes: u64,
+    end_ns: u64,
+) -> Result<Vec<LogQuestion>, Error> {
+    let week = generate(logs_dir, options, text_bytes, end_ns, &mut |_| {})?;
+    let service_dirs = |answer| match answer {
+        Answer::LinesOf(number) => vec![logs_dir.join(&week.services[number])],
+        Answer::Lines | Answer::Levels => {
+            let services = week.services.iter();
+            services.map(|service| logs_dir.join(service)).collect()
+        }
+    };
+    let asked = questions::all(&week).into_iter();
+    Ok(asked
+        .map(|question| LogQuestion {
+            name: question.name,
+            arguments: question.arguments_for(logs_dir),
+            service_dirs: service_dirs(question.answer),
+            lines: question.lines(),
+        })
+        .collect())
 }
 
 struct Play<'a> {

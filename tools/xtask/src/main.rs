@@ -1,10 +1,13 @@
-//! What is run over the repository: `cargo xtask` says what there is, `cargo xtask fuzz --help` what takes arguments.
+//! What is run over the repository: `cargo xtask` says what there is, `cargo xtask fuzz --help` and such what takes
+//! arguments.
 //!
 //! What needs tools that not every machine has says where it is skipped, and is no failure there.
 
 #![forbid(unsafe_code)]
 
 mod fuzz;
+mod instructions;
+mod report;
 mod sanitize;
 
 use std::path::{Path, PathBuf};
@@ -22,6 +25,10 @@ usage: cargo xtask COMMAND
             cargo deny, where they are installed
   loom      the models alone
   bench     the benchmarks of docs/benchmarks
+  report    the whole comparison with what others use: cargo xtask report --help
+  instructions
+            what each hot path costs in instructions, beside what it did cost
+            (benches/instructions.toml): [--write] [--only WORD]
   soak      a long run of load and faults: --minutes N, --seed S, --out DIR
   fuzz      libFuzzer around every reader of bytes: cargo xtask fuzz --help
   sanitize  unit tests of bus and logfile under AddressSanitizer, and under
@@ -178,12 +185,18 @@ fn main() -> ExitCode {
     let wants_help = matches!(arguments.first().map(String::as_str), Some("--help" | "-h"));
     // The soak has a help of its own.
     if wants_help && name != "soak" {
+        let help = match name.as_str() {
+            "fuzz" => fuzz::help(),
+            "report" => report::help(),
+            _ => HELP.to_owned(),
+        };
+        print!("{help}");
         print!(
             "{}",
-            if name == "fuzz" {
-                fuzz::help()
-            } else {
-                HELP.to_owned()
+            match name.as_str() {
+                "fuzz" => fuzz::help(),
+                "instructions" => instructions::help().to_owned(),
+                _ => HELP.to_owned(),
             }
         );
         return ExitCode::SUCCESS;
@@ -194,6 +207,8 @@ fn main() -> ExitCode {
         "bench" => &[BENCHES],
         "soak" => return soak(),
         "fuzz" => return fuzz::run(&arguments),
+        "report" => return report::run(&arguments),
+        "instructions" => return instructions::run(&arguments),
         "sanitize" => return code(sanitize::run()),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
@@ -249,6 +264,12 @@ fn code(passed: bool) -> ExitCode {
 /// The root of the workspace.
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Where cargo puts what it builds.
+fn target() -> PathBuf {
+    let given = std::env::var_os("CARGO_TARGET_DIR");
+    given.map_or_else(|| root().join("target"), PathBuf::from)
 }
 
 fn has_nightly() -> bool {

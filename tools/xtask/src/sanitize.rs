@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::{has_nightly, root};
+use crate::{has_nightly, root, target};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -37,11 +37,9 @@ fn sanitize(sanitizer: &str, with_std: bool) -> bool {
     if with_std {
         command.arg("-Zbuild-std");
     }
-    let base = std::env::var_os("CARGO_TARGET_DIR");
-    let base = base.map_or_else(|| root().join("target"), PathBuf::from);
     let status = command
         .arg("--target-dir")
-        .arg(base.join(format!("sanitize-{sanitizer}")))
+        .arg(target().join(format!("sanitize-{sanitizer}")))
         .env("RUSTFLAGS", format!("-Zsanitizer={sanitizer}"))
         .current_dir(root())
         .status();

@@ -1,6 +1,7 @@
 //! One file per command: a plan from ready settings, then calls into the libraries.
 
 mod attach;
+mod bench;
 pub(crate) mod capture;
 mod cat;
 mod config;
@@ -71,6 +72,8 @@ pub(crate) fn run(command: Command, settings: &Settings) -> Run {
         Command::DemoFeed(flags) => demo::feed(&flags, settings),
         Command::Replay(flags) => replay::run(&flags, settings),
         Command::ReplayRole(flags) => replay::role(&flags),
+        Command::Bench(flags) => bench::run(&flags, settings),
+        Command::BenchRole(flags) => bench::role(&flags),
         Command::Completions { shell } => pages::completions(shell),
         Command::Man { dir } => pages::man(&dir),
     }

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::Run;
 use crate::args::Settings;
-use crate::flags::{ReplayFlags, ReplayRoleFlags, Scenario, Size};
+use crate::flags::{ReplayFlags, RoleFlags, Scenario, Size};
 use crate::outcome::{Failure, Outcome};
 use crate::print::progress::Progress;
 use crate::print::stdout;
@@ -92,7 +92,7 @@ fn print<R: Display + Serialize>(report: &R, criteria: &[Criterion], settings: &
 }
 
 /// One process of a scenario.
-pub(crate) fn role(flags: &ReplayRoleFlags) -> Run {
+pub(crate) fn role(flags: &RoleFlags) -> Run {
     match millpond_loadgen::role(&flags.arguments) {
         Some(outcome) => outcome.map(|()| Outcome::Found).map_err(Failure::from),
         None => Err(Failure::new("no role given")),

@@ -96,6 +96,12 @@ impl Progress {
         Self::start(None, (template, template), None)
     }
 
+    /// Of so many steps that are not counted for anybody, with what is being done: see [`Progress::say`].
+    pub(crate) fn of_steps(total: u64) -> Self {
+        let full = "{wide_bar} {msg}{left}";
+        Self::start(Some(total), (full, NARROW), None)
+    }
+
     /// In words: see [`Progress::say`].
     pub(crate) fn in_words() -> Self {
         let template = "{spinner} {wide_msg}";

@@ -30,6 +30,7 @@ fn every_help_page_has_examples_and_exit_codes_and_fits_80_columns() {
         "subscribe",
         "wait",
         "replay",
+        "bench",
     ];
     for command in commands {
         let output = place.run(&[command, "--help"]);

@@ -1,6 +1,7 @@
 //! The command from outside, as people and scripts meet it: each module opens with what it shows.
 
 mod attach;
+mod bench;
 mod capture;
 mod commands;
 mod figures;

@@ -5,10 +5,19 @@ use std::process::Command;
 
 use millpond_logfile::format_time;
 
-use super::generate::{ASKED_SERVICE, NEEDLE, REGEX_SERVICE, Week, service_name};
+use super::generate::{ASKED_SERVICE, NEEDLE, NEEDLES, REGEX_SERVICE, Week, service_name};
 
 const MINUTE_NS: u64 = 60_000_000_000;
 const LAST_LINES: u64 = 200;
+/// Their names, in the order of [`all`].
+pub(super) const NAMES: [&str; 6] = [
+    "last 200 lines of a service",
+    "errors of a service in a minute",
+    "counts by level",
+    "a needle with 5 hits",
+    "a substring in 10 minutes",
+    "a regex over a service",
+];
 /// The peer that is asked for: one line in twenty.
 pub(super) const PEER: u64 = 7;
 const PEER_TEXT: &str = "peer=10.0.0.7;";
@@ -64,10 +73,18 @@ pub(super) fn all(week: &Week) -> Vec<Question> {
         words(&["--since", &since, "--until", &until])
     };
     let of_service = |service: &str| format!("SYSLOG_IDENTIFIER={service}");
+    let [
+        last_lines,
+        errors_in_a_minute,
+        counts,
+        needle,
+        substring,
+        regex,
+    ] = NAMES;
     let columns = "SELECT service, time_ns, level, source, message FROM logs";
     vec![
         Question {
-            name: "last 200 lines of a service",
+            name: last_lines,
             answer: Answer::LinesOf(ASKED_SERVICE),
             arguments: words(&["--service", &asked, "-n", &LAST_LINES.to_string()]),
             filter: format!("tail -n {LAST_LINES}"),
@@ -78,7 +95,7 @@ pub(super) fn all(week: &Week) -> Vec<Question> {
             journal: Ok(words(&[&of_service(&asked), "-n", &LAST_LINES.to_string()])),
         },
         Question {
-            name: "errors of a service in a minute",
+            name: errors_in_a_minute,
             answer: Answer::LinesOf(ASKED_SERVICE),
             arguments: [
                 words(&["--service", &asked, "--level", "error"]),
@@ -98,7 +115,7 @@ pub(super) fn all(week: &Week) -> Vec<Question> {
             .concat()),
         },
         Question {
-            name: "counts by level",
+            name: counts,
             answer: Answer::Levels,
             arguments: words(&[
                 "--count",
@@ -114,7 +131,7 @@ pub(super) fn all(week: &Week) -> Vec<Question> {
             journal: Err("it does not count"),
         },
         Question {
-            name: "a needle with 5 hits",
+            name: needle,
             answer: Answer::Lines,
             arguments: words(&["--grep", NEEDLE]),
             filter: format!("grep -a -F '{NEEDLE}'"),
@@ -123,7 +140,7 @@ pub(super) fn all(week: &Week) -> Vec<Question> {
             journal: Ok(words(&["-g", NEEDLE])),
         },
         Question {
-            name: "a substring in 10 minutes",
+            name: substring,
             answer: Answer::Lines,
             arguments: [words(&["--grep", PEER_TEXT]), ten_range].concat(),
             filter: format!("grep -a '^{ten_text}' | grep -a -F '{PEER_TEXT}'"),
@@ -138,7 +155,7 @@ pub(super) fn all(week: &Week) -> Vec<Question> {
             .concat()),
         },
         Question {
-            name: "a regex over a service",
+            name: regex,
             answer: Answer::LinesOf(REGEX_SERVICE),
             arguments: words(&["--service", &other, "--regex", REGEX]),
             filter: format!("grep -a -E '{REGEX}'"),
@@ -155,11 +172,26 @@ pub(super) fn all(week: &Week) -> Vec<Question> {
 impl Question {
     pub(super) fn millpond(&self, program: &Path, logs_dir: &Path) -> Command {
         let mut command = Command::new(program);
-        command.arg("query").arg("--logs").arg(logs_dir);
+        command.args(self.arguments_for(logs_dir));
         command
-            .args(["--utc", "--color", "never"])
-            .args(&self.arguments);
-        command
+    }
+
+    /// What `millpond` is given.
+    pub(super) fn arguments_for(&self, logs_dir: &Path) -> Vec<String> {
+        let logs_dir = logs_dir.display().to_string();
+        let place = ["query", "--logs", &logs_dir, "--utc", "--color", "never"];
+        let place = place.map(str::to_owned).into_iter();
+        place.chain(self.arguments.iter().cloned()).collect()
+    }
+
+    /// Lines of its answer, where those do not depend on the size.
+    pub(super) fn lines(&self) -> Option<u64> {
+        let [last_lines, _, _, needle, _, _] = NAMES;
+        match self.name {
+            name if name == needle => Some(NEEDLES as u64),
+            name if name == last_lines => Some(LAST_LINES),
+            _ => None,
+        }
     }
 
     /// Over the same files; the zstd program unpacks them for it.

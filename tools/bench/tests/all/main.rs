@@ -1,0 +1,3 @@
+//! Tiny measurements with real processes.
+
+mod bus;
