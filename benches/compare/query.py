@@ -9,7 +9,6 @@ import json
 import os
 import pathlib
 import platform
-import random
 import re
 import resource
 import shlex
@@ -70,24 +69,6 @@ def ns_of(second, part=0):
         SECONDS.clear()
         SECONDS[second] = int(datetime.datetime.fromisoformat(second + "+00:00").timestamp()) * 10**9
     return SECONDS[second] + part
-
-
-def generate(logs, line_count):
-    """Writes plain segments of the line format, 8 services, 5 lines with a needle: for trying this script."""
-    dice, levels = random.Random(1), ["INFO "] * 90 + ["WARN "] * 6 + ["ERROR"] * 4
-    words = ["timeout", "cache", "retry", "served", "queue", "upstream"]
-    start = datetime.datetime(2026, 11, 21, 1, tzinfo=datetime.timezone.utc)
-    each = line_count // 8
-    for index in range(8):
-        directory = logs / f"service-{index}"
-        directory.mkdir(parents=True)
-        with open(directory / "20261121T010000.000000000Z.log", "w", encoding="utf-8") as file:
-            for line in range(each):
-                seconds, part = divmod(line * 1800 * 10**9 // each, 10**9)
-                stamp = (start + datetime.timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
-                needle = " needle" if index < 5 and line == each // 3 else ""
-                message = f"request {dice.getrandbits(48):012x} {dice.choice(words)} {dice.choice(words)} done{needle}"
-                file.write(f"{stamp}.{part:09}Z {dice.choice(levels)} log {message}\n")
 
 
 # ---------------------------------------------------------------------------------- the other stores
@@ -325,10 +306,10 @@ def version_of(program, command):
 
 
 class Rows:
-    """What was measured, in the form that all comparisons share: `Row` in peers/src/lib.rs, a line of JSON each."""
+    """What was measured, in the form that all comparisons share: `Row` of tools/bench, a line of JSON each."""
 
-    def __init__(self, args):
-        self.rows = []
+    def __init__(self, args, lines):
+        self.rows, self.lines = [], lines
         # A question has no publishers: what is promised to them is left at what promises nothing.
         self.guarantees = dict.fromkeys(("bounded", "blocking", "lossy", "crash_safe", "durable"), False)
         paths = {"duckdb": args.parquet, "sqlite3 FTS5": args.fts, "sqlite3": args.sqlite}
@@ -336,13 +317,16 @@ class Rows:
         self.disk_bytes = {program: bytes_of(path) for program, path in stores.items()}
         self.text_bytes = {is_sealed: bytes_of(path) for is_sealed, path in ((False, args.logs), (True, args.sealed)) if path}
 
-    def add(self, question, program, command, state, figures=(), lost=0, skipped=None):
+    def add(self, question, program, command, state, figures=(), lost=0, skipped=None, failed=None):
+        """A question is one event; rounds are the runs of one program."""
         disk_bytes = self.disk_bytes.get(program, self.text_bytes.get("sealed" in program))
         each = {"events": 1, "lost": lost, "disk_bytes": disk_bytes}
         rounds = [each | {"seconds": ms / 1e3, "cpu_seconds": cpu_ms / 1e3} for ms, cpu_ms, _, _ in figures]
-        row = {"part": "query", "work": f"{question}, {state}", "peer": program, "guarantees": self.guarantees, "rounds": rounds}
-        row["version"] = version_of(program, command) if rounds else ""
-        self.rows.append(row | ({"skipped": skipped} if skipped else {}))
+        work = f"{question}, {self.lines:,} lines, {state}"
+        row = {"part": "query", "work": work, "peer": program.replace("\\|", "into"), "figure": "time", "is_floor": False}
+        row |= {"version": version_of(program, command) if rounds else "", "guarantees": self.guarantees, "rounds": rounds}
+        why = {"skipped": skipped, "failed": failed}
+        self.rows.append(row | {key: text for key, text in why.items() if text})
 
     def write(self, path):
         with open(path, "w", encoding="utf-8") as file:
@@ -366,13 +350,13 @@ def measure(questions, args, rows):
             if program not in warm:
                 why = command if isinstance(command, str) else f"{command[0]} is not installed"
                 print(f"| {name} | {program} | skipped: {why} | | | |")
-                rows.add(name, program, command, "warm", skipped=f"skipped: {why}")
+                rows.add(name, program, command, "warm", skipped=why)
                 continue
             times, cpu, _, failures = zip(*warm[program])
             if any(failures):
-                why = f"failed: {next(filter(None, failures))}"
-                print(f"| {name} | {program} | {why} | | | |")
-                rows.add(name, program, command, "warm", skipped=why)
+                why = next(filter(None, failures))
+                print(f"| {name} | {program} | failed: {why} | | | |")
+                rows.add(name, program, command, "warm", failed=why)
                 wrong.append(f"{program} on {name}: failed")
                 continue
             answer, lost, differs = str(answers[program]), 0, None
@@ -386,7 +370,7 @@ def measure(questions, args, rows):
                     lost, differs = max(0, usual - answers[program]), None
             for state, figures in (("warm", warm), ("cold", chilled)):
                 if program in figures:
-                    rows.add(name, program, command, state, () if differs else figures[program], lost, differs)
+                    rows.add(name, program, command, state, () if differs else figures[program], lost, failed=differs)
             cold_times = spread([figures[0] for figures in chilled[program]]) if cold else "not measured"
             print(f"| {name} | {program} | {spread(times)} | {cold_times} | {statistics.median(cpu):.1f} | {answer} |")
     return wrong
@@ -397,6 +381,7 @@ def bytes_of(path):
 
 
 def show_stores(args, taken):
+    """Prints what each store takes; how many lines they have."""
     lines = sum(1 for service in services(args.logs) for segment in segments(args.logs / service) for _ in text_of(segment))
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}; {lines:,} lines.\n")
     print("| store | bytes/line | made here, M lines/s |\n|---|---:|---:|")
@@ -406,13 +391,13 @@ def show_stores(args, taken):
             speed = f"{lines / taken[name] / 1e6:.2f}" if name in taken else "-"
             print(f"| {name} | {bytes_of(path) / max(lines, 1):.1f} | {speed} |")
     print()
+    return lines
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("logs", type=pathlib.Path, help="log directory, as text: what tail and ripgrep read")
     parser.add_argument("--sealed", type=pathlib.Path, help="the same lines, sealed")
-    parser.add_argument("--generate", type=int, metavar="LINES", help="first fill LOGS, which must be new, with such lines")
     parser.add_argument("--millpond", default="target/release/millpond")
     parser.add_argument("--needle", default="needle")
     parser.add_argument("--common", default="timeout", help="the substring that many lines have")
@@ -426,8 +411,6 @@ def main():
     parser.add_argument("--cold-runs", type=int, default=5, help="0: only warm")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="the rows as lines of JSON, as the other comparisons write them")
     args = parser.parse_args()
-    if args.generate:
-        generate(args.logs, args.generate)
     args.has_duckdb = subprocess.run([args.python, "-c", "import duckdb"], capture_output=True, check=False).returncode == 0
     makers = {
         "SQLite": (args.sqlite, lambda: load_sqlite(args.sqlite, args.logs, fts=False)),
@@ -440,8 +423,7 @@ def main():
             started = time.perf_counter()
             make()
             taken[name] = time.perf_counter() - started
-    show_stores(args, taken)
-    rows = Rows(args)
+    rows = Rows(args, show_stores(args, taken))
     wrong = measure(Questions(args), args, rows)
     if args.json:
         rows.write(args.json)

@@ -3,22 +3,18 @@
 //! Loops are generic over it, so that a send of 12 ns does not pay for a call through a table.
 
 use std::any::Any;
-use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::process::Command;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crossbeam_utils::Backoff;
 use millpond_peers::Guarantees;
+pub use millpond_peers::{Fallible, kernel, locked};
 
 use crate::control::Control;
 use crate::drive;
 use crate::event::Outgoing;
 use crate::work::{End, Part, Work};
-
-/// Any failure, in words.
-pub type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// How much a peer moves, roughly: decides how many events it gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,17 +38,55 @@ pub enum Fit {
     Apart,
 }
 
+/// What keeps events in the kernel or in memory of its own, and lets senders wait.
+pub const KEPT: Guarantees = Guarantees {
+    crash_safe: true,
+    ..IN_PROCESS
+};
+/// What lets senders wait, and goes with its process.
+pub const IN_PROCESS: Guarantees = Guarantees {
+    bounded: true,
+    blocking: true,
+    lossy: false,
+    crash_safe: false,
+    durable: false,
+};
+
 /// What a peer is.
 #[derive(Debug, Clone)]
 pub struct About {
     /// Its name in rows.
     pub name: &'static str,
+    /// Whether it is a physical floor, and nothing that one could use instead.
+    pub is_floor: bool,
     /// Whether its ends are threads of one process.
     pub is_in_process: bool,
     /// How many events it gets.
     pub speed: Speed,
     /// What it promises.
     pub guarantees: Guarantees,
+}
+
+impl About {
+    /// One between processes that makes a system call an event, keeps what it has taken, and lets senders wait.
+    pub fn new(name: &'static str) -> Self {
+        About {
+            name,
+            is_floor: false,
+            is_in_process: false,
+            speed: Speed::Syscall,
+            guarantees: KEPT,
+        }
+    }
+
+    /// A floor of what memory can do, between processes.
+    pub fn floor(name: &'static str) -> Self {
+        About {
+            is_floor: true,
+            speed: Speed::Memory,
+            ..About::new(name)
+        }
+    }
 }
 
 /// What was made for one round, and goes when this is dropped.
@@ -128,11 +162,13 @@ pub trait Peer: Sync {
     /// What it is.
     fn about(&self) -> About;
 
-    /// Its version, as it says itself.
+    /// Its version, as it says itself; where it is the kernel's, that.
     ///
     /// # Errors
     /// Why it cannot be run here: what is missing, and what to install.
-    fn version(&self) -> Result<String, String>;
+    fn version(&self) -> Result<String, String> {
+        Ok(kernel())
+    }
 
     /// Whether it can do this work.
     fn fit(&self, part: Part) -> Fit {
@@ -271,48 +307,4 @@ pub fn look_again(patience: Duration, mut look: impl FnMut() -> Fallible<u64>) -
             return Ok(seen);
         }
     }
-}
-
-/// The ends of a channel inside one process, until their threads fetch them.
-pub struct Ends<T>(Mutex<BTreeMap<(usize, usize), T>>);
-
-impl<T> Ends<T> {
-    /// None yet.
-    pub const fn new() -> Self {
-        Ends(Mutex::new(BTreeMap::new()))
-    }
-
-    /// Keeps an end for thread `index` of a channel.
-    pub fn put(&self, channel: usize, index: usize, end: T) {
-        let mut ends = self.0.lock().unwrap_or_else(|poison| poison.into_inner());
-        ends.insert((channel, index), end);
-    }
-
-    /// The end that was kept.
-    ///
-    /// # Errors
-    /// When nobody put it there.
-    pub fn take(&self, end: &End<'_>) -> Fallible<T> {
-        let mut ends = self.0.lock().unwrap_or_else(|poison| poison.into_inner());
-        let found = ends.remove(&(end.channel, end.index));
-        found.ok_or_else(|| "this end is not there".into())
-    }
-}
-
-/// The version of a crate, from the lock file this was built with.
-///
-/// # Errors
-/// When it is not in it.
-pub fn locked(name: &str) -> Result<String, String> {
-    let lock = include_str!("../../Cargo.lock");
-    let entry = lock.split_once(&format!("name = \"{name}\"\nversion = \""));
-    let version = entry.and_then(|(_, rest)| Some(rest.split_once('"')?.0));
-    let version = version.ok_or_else(|| format!("{name} is not in Cargo.lock"))?;
-    Ok(format!("{name} {version}"))
-}
-
-/// The kernel's version, for what the kernel itself does.
-pub fn kernel() -> String {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    format!("Linux {}", release.trim())
 }

@@ -4,14 +4,14 @@
 //! it says that it is ready, is told `go`, reports, is told `sent` when all senders have reported and `end` when
 //! all receivers have.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::io::Write;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
 
-use millpond_peers::{LatencyNs, Round};
+use millpond_peers::{Crew, LatencyNs, Round, Watch};
+use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
@@ -72,30 +72,29 @@ pub struct Task {
 ///
 /// # Errors
 /// Why there are no figures: the peer failed, or the watchdog ended it.
-pub fn round(peer: &dyn AnyPeer, work: &Work, limit: Duration) -> Fallible<Round> {
+pub fn round(peer: &dyn AnyPeer, work: &Work, watch: &Watch) -> Fallible<Round> {
     let about = peer.about();
-    let mut crew = Crew::new(limit);
-    let task = |place: &str, senders: Vec<usize>, receivers: Vec<usize>| Task {
+    // Before the processes that use it, so that they are gone when it is removed, however the round ends.
+    let place = match about.is_in_process {
+        true => Place::new("", ()),
+        false => peer.open(work)?,
+    };
+    let mut ends = Ends::new(watch);
+    let task = |senders: Vec<usize>, receivers: Vec<usize>| Task {
         peer: about.name.to_owned(),
         work: work.clone(),
-        place: place.to_owned(),
+        place: place.address.clone(),
         senders,
         receivers,
     };
-    let place = if about.is_in_process {
-        let all = task(
-            "",
-            (0..work.senders).collect(),
-            (0..work.receivers).collect(),
-        );
-        crew.start(this_program(&all)?)?;
-        Place::new("", ())
+    if about.is_in_process {
+        let all = task((0..work.senders).collect(), (0..work.receivers).collect());
+        ends.crew.start(this_program(&all)?)?;
     } else {
-        let place = peer.open(work)?;
         for index in 0..work.receivers {
-            crew.start(this_program(&task(&place.address, vec![], vec![index]))?)?;
+            ends.crew.start(this_program(&task(vec![], vec![index]))?)?;
         }
-        crew.wait_until(|crew| crew.ready == work.receivers)?;
+        ends.wait_until(|ends| ends.ready == work.receivers)?;
         for index in 0..work.senders {
             let end = End {
                 work,
@@ -103,30 +102,28 @@ pub fn round(peer: &dyn AnyPeer, work: &Work, limit: Duration) -> Fallible<Round
                 channel: 0,
                 index,
             };
-            let own = peer.command(&end).map_or_else(
-                || this_program(&task(&place.address, vec![index], vec![])),
-                Ok,
-            );
-            crew.start(own?)?;
+            let own = peer
+                .command(&end)
+                .map_or_else(|| this_program(&task(vec![index], vec![])), Ok);
+            ends.crew.start(own?)?;
         }
-        place
-    };
-    crew.wait_until(|crew| crew.ready == crew.helpers.len())?;
+    }
+    ends.wait_until(|ends| ends.ready == ends.crew.count())?;
     let servers_cpu = || place.servers.iter().map(|pid| cpu_ns(*pid)).sum::<u64>();
     let cpu_before_ns = servers_cpu();
-    crew.tell("go\n");
-    crew.wait_until(|crew| crew.senders.len() == work.senders)?;
-    crew.tell("sent\n");
-    crew.wait_until(|crew| crew.receivers.len() == work.receivers)?;
-    crew.tell("end\n");
-    crew.wait_until(|crew| crew.used == crew.helpers.len())?;
-    crew.cpu_ns += servers_cpu().saturating_sub(cpu_before_ns);
-    crew.memory_bytes += place
+    ends.crew.tell("go");
+    ends.wait_until(|ends| ends.senders.len() == work.senders)?;
+    ends.crew.tell("sent");
+    ends.wait_until(|ends| ends.receivers.len() == work.receivers)?;
+    ends.crew.tell("end");
+    ends.wait_until(|ends| ends.used == ends.crew.count())?;
+    ends.cpu_ns += servers_cpu().saturating_sub(cpu_before_ns);
+    ends.memory_bytes += place
         .servers
         .iter()
         .map(|pid| memory_bytes(*pid))
         .sum::<u64>();
-    Ok(crew.figures(work))
+    Ok(ends.figures(work))
 }
 
 fn this_program(task: &Task) -> Fallible<Command> {
@@ -135,13 +132,9 @@ fn this_program(task: &Task) -> Fallible<Command> {
     Ok(command)
 }
 
-/// The processes of a round. Those that are still there when it is dropped are killed.
-struct Crew {
-    helpers: Vec<Helper>,
-    deadline: Instant,
-    limit: Duration,
-    say: mpsc::Sender<Option<Said>>,
-    said: mpsc::Receiver<Option<Said>>,
+/// The processes of a round, and what they have said so far.
+struct Ends {
+    crew: Crew<Said>,
     ready: usize,
     used: usize,
     senders: Vec<Report>,
@@ -150,28 +143,10 @@ struct Crew {
     memory_bytes: u64,
 }
 
-struct Helper {
-    child: Child,
-    input: Option<ChildStdin>,
-}
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        // One that has ended already is only waited for.
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-impl Crew {
-    fn new(limit: Duration) -> Self {
-        let (say, said) = mpsc::channel();
-        Crew {
-            helpers: Vec::new(),
-            deadline: Instant::now() + limit,
-            limit,
-            say,
-            said,
+impl Ends {
+    fn new(watch: &Watch) -> Self {
+        Ends {
+            crew: Crew::new(watch),
             ready: 0,
             used: 0,
             senders: Vec::new(),
@@ -181,63 +156,28 @@ impl Crew {
         }
     }
 
-    fn start(&mut self, mut command: Command) -> Fallible<()> {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let output = child.stdout.take().ok_or("its output was asked for")?;
-        let input = child.stdin.take();
-        self.helpers.push(Helper { child, input });
-        let say = self.say.clone();
-        std::thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                let said = serde_json::from_str(&line)
-                    .unwrap_or_else(|_| Said::Failed(format!("it said {line:?}")));
-                // Nobody listens any more where the round was given up.
-                drop(say.send(Some(said)));
-            }
-            drop(say.send(None));
-        });
-        Ok(())
-    }
-
-    fn tell(&mut self, line: &str) {
-        for helper in &mut self.helpers {
-            if let Some(input) = &mut helper.input {
-                // One that has ended needs to know nothing; that it ended too early is noticed elsewhere.
-                drop(input.write_all(line.as_bytes()));
-            }
-        }
-    }
-
-    fn wait_until(&mut self, is_reached: impl Fn(&Crew) -> bool) -> Fallible<()> {
+    fn wait_until(&mut self, is_reached: impl Fn(&Ends) -> bool) -> Fallible<()> {
         let mut ended = 0;
         while !is_reached(self) {
-            let left = self.deadline.saturating_duration_since(Instant::now());
-            match self.said.recv_timeout(left) {
-                Err(_) => {
-                    let limit = self.limit.as_secs();
-                    return Err(format!("killed by the watchdog after {limit} s").into());
-                }
-                Ok(None) => {
+            match self.crew.hear()? {
+                None => {
                     ended += 1;
                     if ended > self.used {
                         return Err("one of its processes ended early".into());
                     }
                 }
-                Ok(Some(Said::Ready)) => self.ready += 1,
-                Ok(Some(Said::Sender(report))) => self.senders.push(report),
-                Ok(Some(Said::Receiver(report))) => self.receivers.push(report),
-                Ok(Some(Said::Used {
+                Some(Said::Ready) => self.ready += 1,
+                Some(Said::Sender(report)) => self.senders.push(report),
+                Some(Said::Receiver(report)) => self.receivers.push(report),
+                Some(Said::Used {
                     cpu_ns,
                     memory_bytes,
-                })) => {
+                }) => {
                     self.used += 1;
                     self.cpu_ns += cpu_ns;
                     self.memory_bytes += memory_bytes;
                 }
-                Ok(Some(Said::Failed(why))) => return Err(why.into()),
+                Some(Said::Failed(why)) => return Err(why.into()),
             }
         }
         Ok(())
@@ -253,7 +193,7 @@ impl Crew {
         let elapsed_ns = ended_ns
             .unwrap_or(0)
             .saturating_sub(started_ns.unwrap_or(0));
-        let (mut times_ns, seconds): (Vec<u64>, _) = if work.part == Part::Publish {
+        let (times_ns, seconds): (Vec<u64>, _) = if work.part == Part::Publish {
             let bursts = self.senders.iter().flat_map(|report| &report.times_ns);
             let spent_ns: u64 = bursts.clone().sum();
             (bursts.map(|ns| ns / BURST).collect(), spent_ns as f64 / 1e9)
@@ -261,13 +201,13 @@ impl Crew {
             let times = self.receivers.iter().flat_map(|report| &report.times_ns);
             (times.copied().collect(), elapsed_ns as f64 / 1e9)
         };
-        times_ns.sort_unstable();
-        let events = work.expected();
+        // Each arrival counts, where an event goes to several.
+        let events = work.expected() * work.receivers.max(1) as u64;
         let received: u64 = self.receivers.iter().map(|report| report.received).sum();
         Round {
             events,
             seconds,
-            latency_ns: percentiles(&times_ns),
+            latency_ns: (!times_ns.is_empty()).then(|| LatencyNs::of(times_ns)),
             cpu_seconds: self.cpu_ns as f64 / 1e9,
             memory_bytes: Some(self.memory_bytes),
             disk_bytes: self
@@ -275,20 +215,12 @@ impl Crew {
                 .iter()
                 .filter_map(|report| report.disk_bytes)
                 .reduce(|sum, more| sum + more),
-            lost: (events * work.receivers as u64).saturating_sub(received),
+            lost: match work.receivers {
+                0 => 0,
+                _ => events.saturating_sub(received),
+            },
         }
     }
-}
-
-fn percentiles(sorted_ns: &[u64]) -> Option<LatencyNs> {
-    let last = sorted_ns.len().checked_sub(1)?;
-    let at = |share: f64| sorted_ns[((sorted_ns.len() as f64 * share) as usize).min(last)];
-    Some(LatencyNs {
-        p50: at(0.5),
-        p99: at(0.99),
-        p999: at(0.999),
-        max: at(1.0),
-    })
 }
 
 /// Processor time that all threads of a process have used so far.
@@ -314,6 +246,8 @@ fn memory_bytes(pid: u32) -> u64 {
 /// # Errors
 /// When it cannot even speak to the process that started it.
 pub fn role(task: &str, peers: &'static [&'static dyn AnyPeer]) -> Fallible<()> {
+    // Whoever started us may be killed, and nobody else ends a sender that waits for room.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
     let mut task: Task = serde_json::from_str(task)?;
     let known = peers.iter().find(|peer| peer.about().name == task.peer);
     let peer: &'static dyn AnyPeer = *known.ok_or("no such peer")?;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use millpond_peers::Figure;
 use serde::{Deserialize, Serialize};
 
 use crate::peer::Speed;
@@ -72,7 +73,7 @@ impl Part {
             Part::Wake => "64 B to a sleeping receiver, 1,000 events/s, left to the scheduler",
             Part::WakePinned => "64 B to a sleeping receiver, 1,000 events/s, cores 0 and 1",
             Part::Busy => "64 B one way, to and fro, both poll, cores 0 and 1",
-            Part::FanOut => "64 B, 1 sender, each event to 4 receivers",
+            Part::FanOut => "64 B, 1 sender, each event to 4 receivers, each arrival counts",
             Part::FanIn => "64 B, 4 senders to 1 receiver",
         }
     }
@@ -80,6 +81,15 @@ impl Part {
     /// Whether the figure is a time and not a rate.
     pub fn is_latency(self) -> bool {
         matches!(self, Part::Wake | Part::WakePinned | Part::Busy)
+    }
+
+    /// What its rows are about.
+    pub fn figure(self) -> Figure {
+        match self {
+            Part::Publish => Figure::Cost,
+            part if part.is_latency() => Figure::Latency,
+            _ => Figure::Rate,
+        }
     }
 
     /// Whether receivers look again and again and never sleep.

@@ -9,16 +9,14 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use millpond_peers::Guarantees;
+pub use millpond_peers::{Fallible as Result, first_line, kernel, locked, version_of};
 use rustix::process::{Pid, Signal, getpgrp, kill_process};
 use serde::{Deserialize, Serialize};
 
 use crate::lines::{Check, Lines};
 
-/// A failure is words for the table.
-pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
-
 /// What is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// Lines as fast as they go, until every one of them is where a reader finds it.
     Sink,
@@ -27,6 +25,9 @@ pub enum Part {
 }
 
 impl Part {
+    /// All, in the order of the table.
+    pub const ALL: [Part; 2] = [Part::Sink, Part::Durable];
+
     /// Its name in rows.
     pub fn name(self) -> &'static str {
         match self {
@@ -46,19 +47,30 @@ pub trait Peer {
     /// Its name in the table; with what was chosen about it.
     fn name(&self) -> String;
 
-    /// What it can do.
-    fn parts(&self) -> &[Part] {
-        &[Part::Sink]
+    /// Whether it is a physical floor, and nothing that one could use instead.
+    fn is_floor(&self) -> bool {
+        false
     }
 
-    /// What it promises of a line that it has accepted.
-    fn guarantees(&self, part: Part) -> Guarantees;
+    /// Whether it can say of a line that it is on the disk.
+    fn does_durable(&self) -> bool {
+        false
+    }
 
-    /// Its version; makes what it needs beforehand.
+    /// What it promises of a line that it has accepted. Most are bounded, wait rather than lose, and what was accepted
+    /// is out of the publisher's hands; of one that is told to be durable more is promised anyway.
+    fn guarantees(&self) -> Guarantees {
+        USUAL
+    }
+
+    /// Its version; makes what it needs beforehand. Of what the kernel does, the kernel's.
     ///
     /// # Errors
     /// Why it cannot run here.
-    fn find(&self, setup: &Setup) -> Result<String>;
+    fn find(&self, setup: &Setup) -> Result<String> {
+        let _ = setup;
+        Ok(kernel())
+    }
 
     /// Takes all lines: the time from the first of them until a reader would find the last.
     ///
@@ -74,12 +86,23 @@ pub trait Peer {
         Err("it cannot say when a line is durable".into())
     }
 
-    /// Shows every stored line to `check`.
+    /// Shows every stored line to `check`: those of [`Place::out_path`], if nothing else is said.
     ///
     /// # Errors
     /// What went wrong.
-    fn read_back(&self, place: &Place, check: &mut Check) -> Result<()>;
+    fn read_back(&self, place: &Place, check: &mut Check) -> Result<()> {
+        check.file(&place.out_path())
+    }
 }
+
+/// What most of them promise.
+pub const USUAL: Guarantees = Guarantees {
+    bounded: true,
+    blocking: true,
+    lossy: false,
+    crash_safe: true,
+    durable: false,
+};
 
 /// What all rounds share.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -319,19 +342,6 @@ pub fn check_own_mounts() -> Result<()> {
     Err(format!("it needs mounts of its own: {}", first_line(&output.stderr)).into())
 }
 
-/// What `command` says first, as its version.
-///
-/// # Errors
-/// Where it is not installed.
-pub fn version_of(command: &[&str]) -> Result<String> {
-    let output = Command::new(command[0]).args(&command[1..]).output();
-    let output = output.map_err(|_| format!("{} is not installed", command[0]))?;
-    if !output.status.success() {
-        return Err(format!("{}: {}", command.join(" "), first_line(&output.stderr)).into());
-    }
-    Ok(first_line(&output.stdout))
-}
-
 /// The version of the Debian package that `program` of the search path is from; programs that know none themselves.
 ///
 /// # Errors
@@ -354,16 +364,6 @@ pub fn find_program(program: &str) -> Result<PathBuf> {
         .map(|dir| dir.join(program))
         .find(|path| path.is_file());
     found.ok_or_else(|| format!("{program} is not installed").into())
-}
-
-/// The version of a crate that was built in.
-pub fn crate_version(name: &str) -> String {
-    let lock = include_str!("../../Cargo.lock");
-    let entry = format!("name = \"{name}\"\nversion = \"");
-    let rest = lock
-        .split_once(&entry)
-        .map_or("unknown\"", |(_, rest)| rest);
-    rest.split('"').next().unwrap_or_default().to_owned()
 }
 
 /// Compiles `source` into `name` in the tools of `setup`, with what pkg-config says of `libraries`.
@@ -399,13 +399,6 @@ pub fn compile(
         return Ok(());
     }
     Err(format!("{compiler} {name}: {}", first_line(&output.stderr)).into())
-}
-
-/// The first line that is not empty.
-pub fn first_line(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    let line = text.lines().find(|line| !line.trim().is_empty());
-    line.unwrap_or_default().trim().to_owned()
 }
 
 /// Files of `dir` by name.

@@ -2,23 +2,21 @@
 //! processor time and memory are its alone.
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use millpond_bus::Bus;
-use millpond_peers::{LatencyNs, Round};
+use millpond_peers::{Crew, LatencyNs, Round, Watch};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
-use rustix::process::{Pid, Signal, kill_process_group, set_parent_process_death_signal};
+use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
 use crate::lines::{Check, Lines};
 use crate::peer::{Place, Result, Setup};
 use crate::peers;
 
-/// How often the watchdog looks whether it was itself told to end.
+/// How often is looked whether a bus can be removed.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// What was killed needs a moment to be gone.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -45,37 +43,12 @@ enum Said {
     Failed(String),
 }
 
-/// How a round ended that has no figures.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// It went wrong, in words.
-    Failed(String),
-    /// It was killed after this long.
-    Hung(Duration),
-    /// The comparison itself was told to end.
-    Interrupted,
-}
-
-impl std::fmt::Display for Trouble {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Trouble::Failed(why) => write!(f, "failed: {why}"),
-            Trouble::Hung(limit) => write!(f, "hung: killed after {} s", limit.as_secs()),
-            Trouble::Interrupted => f.write_str("interrupted"),
-        }
-    }
-}
-
-/// Runs `job` in a process of its own, which is killed with all its programs after `limit`, or when `interrupted`.
+/// Runs `job` in a process of its own, which `watch` ends with all its programs.
 ///
 /// # Errors
 /// How it ended instead.
-pub fn run(
-    job: &Job,
-    limit: Duration,
-    interrupted: &AtomicBool,
-) -> std::result::Result<Round, Trouble> {
-    let outcome = watch(job, limit, interrupted);
+pub fn run(job: &Job, watch: &Watch) -> Result<Round> {
+    let outcome = measure_there(job, watch);
     if outcome.is_err() {
         remove_bus(&job.setup.bus);
     }
@@ -84,62 +57,20 @@ pub fn run(
     outcome
 }
 
-fn watch(
-    job: &Job,
-    limit: Duration,
-    interrupted: &AtomicBool,
-) -> std::result::Result<Round, Trouble> {
-    use std::io::Read;
-    use std::os::unix::process::CommandExt;
-
-    let failed = |error: &dyn std::fmt::Display| Trouble::Failed(error.to_string());
-    std::fs::create_dir_all(job.dir.join("out")).map_err(|error| failed(&error))?;
+fn measure_there(job: &Job, watch: &Watch) -> Result<Round> {
+    std::fs::create_dir_all(job.dir.join("out"))?;
     let stderr = job.dir.join("stderr");
-    let errors = std::fs::File::create(&stderr).map_err(|error| failed(&error))?;
-    let text = serde_json::to_string(job).map_err(|error| failed(&error))?;
-    let this = std::env::current_exe().map_err(|error| failed(&error))?;
-    let mut child = Command::new(this)
-        .args(["round", &text])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(errors)
-        .process_group(0)
-        .spawn()
-        .map_err(|error| failed(&error))?;
-    let group = Pid::from_child(&child);
-    let (sender, receiver) = channel();
-    let output = child.stdout.take();
-    std::thread::spawn(move || {
-        let mut said = String::new();
-        let read = output.map(|mut output| output.read_to_string(&mut said));
-        // Nobody waits any more where it was killed.
-        let _ = sender.send(read.map(|_| said).unwrap_or_default());
-    });
-    let started = Instant::now();
-    let said = loop {
-        match receiver.recv_timeout(LOOK_INTERVAL) {
-            Ok(said) => break Ok(said),
-            Err(RecvTimeoutError::Disconnected) => break Ok(String::new()),
-            Err(RecvTimeoutError::Timeout) if interrupted.load(Ordering::Relaxed) => {
-                break Err(Trouble::Interrupted);
-            }
-            Err(RecvTimeoutError::Timeout) if started.elapsed() > limit => {
-                break Err(Trouble::Hung(limit));
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-        }
-    };
-    // Also where it ended well: no program of a round outlives it.
-    let _ = kill_process_group(group, Signal::KILL);
-    let _ = child.wait();
-    let said = said?;
-    match serde_json::from_str(said.trim()) {
-        Ok(Said::Done(round)) => Ok(round),
-        Ok(Said::Failed(why)) => Err(Trouble::Failed(with_last_words(why, &stderr))),
-        Err(_) => Err(Trouble::Failed(with_last_words(
-            "it died".to_owned(),
-            &stderr,
-        ))),
+    let mut command = Command::new(std::env::current_exe()?);
+    command
+        .args(["round", &serde_json::to_string(job)?])
+        .stderr(std::fs::File::create(&stderr)?);
+    let mut crew = Crew::new(watch);
+    crew.start(command)?;
+    crew.close_inputs();
+    match crew.hear()? {
+        Some(Said::Done(round)) => Ok(round),
+        Some(Said::Failed(why)) => Err(with_last_words(why, &stderr).into()),
+        None => Err(with_last_words("it died".to_owned(), &stderr).into()),
     }
 }
 
@@ -187,7 +118,7 @@ fn measure(text: &str) -> Result<Round> {
     let (seconds, latency_ns) = if job.is_durable {
         let times_ns = peer.write_durably(&mut place, &mut lines)?;
         let seconds = times_ns.iter().sum::<u64>() as f64 / 1e9;
-        (seconds, Some(latencies(times_ns)))
+        (seconds, Some(LatencyNs::of(times_ns)))
     } else {
         (peer.write(&mut place, &mut lines)?.as_secs_f64(), None)
     };
@@ -205,21 +136,6 @@ fn measure(text: &str) -> Result<Round> {
         disk_bytes: Some(disk_bytes),
         lost: check.finish()?,
     })
-}
-
-fn latencies(mut times_ns: Vec<u64>) -> LatencyNs {
-    times_ns.sort_unstable();
-    let at = |share: f64| {
-        let index = (times_ns.len() as f64 * share) as usize;
-        let last = times_ns.len().saturating_sub(1);
-        times_ns.get(index.min(last)).copied().unwrap_or_default()
-    };
-    LatencyNs {
-        p50: at(0.5),
-        p99: at(0.99),
-        p999: at(0.999),
-        max: at(1.0),
-    }
 }
 
 /// Of this process and of all that it has started and seen end.

@@ -4,14 +4,12 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use millpond_peers::Guarantees;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::broadcast::{self, error::RecvError};
 
-use crate::peer::{
-    About, Ends, Fallible, Peer, Place, Receiver, Sender, Sized2, Speed, locked, sized,
-};
-use crate::work::{End, Work};
+use crate::peer::{Fallible, Receiver, Sender, sized};
+use crate::threads::{Local, Made};
+use crate::work::Work;
 
 /// Events taken before the caller looks at anything else.
 const RUN: u64 = 1024;
@@ -19,71 +17,25 @@ const RUN: u64 = 1024;
 /// The peer.
 pub struct Broadcast;
 
-static SENDERS: Ends<<Broadcast as Peer>::Sender> = Ends::new();
-static RECEIVERS: Ends<<Broadcast as Peer>::Receiver> = Ends::new();
+impl Local for Broadcast {
+    type Sender<const N: usize> = Sends<N>;
+    type Receiver<const N: usize> = Takes<N>;
+    const NAME: &'static str = "tokio broadcast, in process";
+    const CRATE: &'static str = "tokio";
+    const IS_BLOCKING: bool = false;
 
-impl Peer for Broadcast {
-    type Sender = Sized2<Sends<64>, Sends<1024>>;
-    type Receiver = Sized2<Takes<64>, Takes<1024>>;
-
-    fn about(&self) -> About {
-        About {
-            name: "tokio broadcast (in process)",
-            is_in_process: true,
-            speed: Speed::Memory,
-            guarantees: Guarantees {
-                bounded: true,
-                ..Guarantees::default()
-            },
-        }
-    }
-
-    fn version(&self) -> Result<String, String> {
-        locked("tokio")
-    }
-
-    fn open(&self, work: &Work) -> Fallible<Place> {
-        for channel in 0..2 {
-            if work.payload_bytes == 64 {
-                channels(channel, work, Sized2::Small, Sized2::Small)?;
-            } else {
-                channels(channel, work, Sized2::Large, Sized2::Large)?;
-            }
-        }
-        Ok(Place::new("channels", ()))
-    }
-
-    fn sender(&self, end: &End<'_>) -> Fallible<Self::Sender> {
-        SENDERS.take(end)
-    }
-
-    fn receiver(&self, end: &End<'_>) -> Fallible<Self::Receiver> {
-        RECEIVERS.take(end)
-    }
-}
-
-fn channels<const N: usize>(
-    channel: usize,
-    work: &Work,
-    sender: fn(Sends<N>) -> <Broadcast as Peer>::Sender,
-    receiver: fn(Takes<N>) -> <Broadcast as Peer>::Receiver,
-) -> Fallible<()> {
-    let (sends, _) = broadcast::channel(work.depth());
-    for index in 0..work.receivers {
-        let runtime = Builder::new_current_thread().enable_time().build()?;
-        RECEIVERS.put(
-            channel,
-            index,
-            receiver(Takes {
-                runtime,
+    fn make<const N: usize>(&self, work: &Work) -> Fallible<Made<Sends<N>, Takes<N>>> {
+        let (sends, _) = broadcast::channel(work.depth());
+        let mut receivers = Vec::new();
+        for _ in 0..work.receivers {
+            receivers.push(Takes {
+                runtime: Builder::new_current_thread().enable_time().build()?,
                 end: sends.subscribe(),
-            }),
-        );
+            });
+        }
+        let senders = (0..work.senders).map(|_| Sends(sends.clone()));
+        Ok((senders.collect(), receivers))
     }
-    for index in 0..work.senders {
-        SENDERS.put(channel, index, sender(Sends(sends.clone())));
-    }
-    Ok(())
 }
 
 /// The side that sends. It never waits.

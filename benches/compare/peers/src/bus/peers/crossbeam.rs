@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
-use millpond_peers::Guarantees;
 
-use crate::peer::{
-    About, Ends, Fallible, Peer, Place, Receiver, Sender, Sized2, Speed, locked, sized,
-};
-use crate::work::{End, Work};
+use crate::peer::{Fallible, Receiver, Sender, sized};
+use crate::threads::{Local, Made};
+use crate::work::Work;
 
 /// Events taken before the caller looks at anything else.
 const RUN: u64 = 1024;
@@ -16,63 +14,17 @@ const RUN: u64 = 1024;
 /// The peer.
 pub struct Crossbeam;
 
-static SENDERS: Ends<<Crossbeam as Peer>::Sender> = Ends::new();
-static RECEIVERS: Ends<<Crossbeam as Peer>::Receiver> = Ends::new();
+impl Local for Crossbeam {
+    type Sender<const N: usize> = Sends<N>;
+    type Receiver<const N: usize> = Takes<N>;
+    const NAME: &'static str = "crossbeam-channel, in process";
+    const CRATE: &'static str = "crossbeam-channel";
 
-impl Peer for Crossbeam {
-    type Sender = Sized2<Sends<64>, Sends<1024>>;
-    type Receiver = Sized2<Takes<64>, Takes<1024>>;
-
-    fn about(&self) -> About {
-        About {
-            name: "crossbeam-channel (in process)",
-            is_in_process: true,
-            speed: Speed::Memory,
-            guarantees: Guarantees {
-                bounded: true,
-                blocking: true,
-                ..Guarantees::default()
-            },
-        }
-    }
-
-    fn version(&self) -> Result<String, String> {
-        locked("crossbeam-channel")
-    }
-
-    fn open(&self, work: &Work) -> Fallible<Place> {
-        for channel in 0..2 {
-            if work.payload_bytes == 64 {
-                channels(channel, work, Sized2::Small, Sized2::Small);
-            } else {
-                channels(channel, work, Sized2::Large, Sized2::Large);
-            }
-        }
-        Ok(Place::new("channels", ()))
-    }
-
-    fn sender(&self, end: &End<'_>) -> Fallible<Self::Sender> {
-        SENDERS.take(end)
-    }
-
-    fn receiver(&self, end: &End<'_>) -> Fallible<Self::Receiver> {
-        RECEIVERS.take(end)
-    }
-}
-
-fn channels<const N: usize>(
-    channel: usize,
-    work: &Work,
-    sender: fn(Sends<N>) -> <Crossbeam as Peer>::Sender,
-    receiver: fn(Takes<N>) -> <Crossbeam as Peer>::Receiver,
-) {
-    let ends = (0..work.receivers).map(|_| bounded(work.depth()));
-    let (senders, receivers): (Vec<_>, Vec<_>) = ends.unzip();
-    for index in 0..work.senders {
-        SENDERS.put(channel, index, sender(Sends(senders.clone())));
-    }
-    for (index, end) in receivers.into_iter().enumerate() {
-        RECEIVERS.put(channel, index, receiver(Takes(end)));
+    fn make<const N: usize>(&self, work: &Work) -> Fallible<Made<Sends<N>, Takes<N>>> {
+        let ends = (0..work.receivers).map(|_| bounded(work.depth()));
+        let (sends, takes): (Vec<_>, Vec<_>) = ends.unzip();
+        let senders = (0..work.senders).map(|_| Sends(sends.clone()));
+        Ok((senders.collect(), takes.into_iter().map(Takes).collect()))
     }
 }
 

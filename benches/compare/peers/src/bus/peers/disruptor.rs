@@ -7,40 +7,19 @@ use disruptor::{
     BusySpin, EventPoller, MultiConsumerBarrier, MultiProducer, MultiProducerBarrier, Polling,
     Producer, SingleConsumerBarrier, SingleProducer, SingleProducerBarrier,
 };
-use millpond_peers::Guarantees;
 
-use crate::peer::{
-    About, Ends, Fallible, Fit, Peer, Place, Receiver, Sender, Sized2, Speed, locked, look_again,
-    sized,
-};
-use crate::work::{End, Part, Work};
+use crate::peer::{Fallible, Fit, Receiver, Sender, look_again, sized};
+use crate::threads::{Local, Made};
+use crate::work::{Part, Work};
 
 /// The peer.
 pub struct Disruptor;
 
-static SENDERS: Ends<<Disruptor as Peer>::Sender> = Ends::new();
-static RECEIVERS: Ends<<Disruptor as Peer>::Receiver> = Ends::new();
-
-impl Peer for Disruptor {
-    type Sender = Sized2<Publishes<64>, Publishes<1024>>;
-    type Receiver = Sized2<Polls<64>, Polls<1024>>;
-
-    fn about(&self) -> About {
-        About {
-            name: "disruptor (in process)",
-            is_in_process: true,
-            speed: Speed::Memory,
-            guarantees: Guarantees {
-                bounded: true,
-                blocking: true,
-                ..Guarantees::default()
-            },
-        }
-    }
-
-    fn version(&self) -> Result<String, String> {
-        locked("disruptor")
-    }
+impl Local for Disruptor {
+    type Sender<const N: usize> = Publishes<N>;
+    type Receiver<const N: usize> = Polls<N>;
+    const NAME: &'static str = "disruptor, in process";
+    const CRATE: &'static str = "disruptor";
 
     fn fit(&self, part: Part) -> Fit {
         match part {
@@ -51,59 +30,31 @@ impl Peer for Disruptor {
         }
     }
 
-    fn open(&self, work: &Work) -> Fallible<Place> {
-        for channel in 0..2 {
-            if work.payload_bytes == 64 {
-                ring(channel, work, Sized2::Small, Sized2::Small);
-            } else {
-                ring(channel, work, Sized2::Large, Sized2::Large);
-            }
+    fn make<const N: usize>(&self, work: &Work) -> Fallible<Made<Publishes<N>, Polls<N>>> {
+        let depth = work.depth();
+        let first = || [0; N];
+        if work.senders > 1 {
+            let builder = disruptor::build_multi_producer(depth, first, BusySpin);
+            let (poller, builder) = builder.new_event_poller();
+            let producer = builder.build();
+            let senders = (0..work.senders).map(|_| Publishes::Shared(producer.clone()));
+            return Ok((senders.collect(), vec![Polls::OfMany(poller)]));
         }
-        Ok(Place::new("ring", ()))
-    }
-
-    fn sender(&self, end: &End<'_>) -> Fallible<Self::Sender> {
-        SENDERS.take(end)
-    }
-
-    fn receiver(&self, end: &End<'_>) -> Fallible<Self::Receiver> {
-        RECEIVERS.take(end)
-    }
-}
-
-fn ring<const N: usize>(
-    channel: usize,
-    work: &Work,
-    sender: fn(Publishes<N>) -> <Disruptor as Peer>::Sender,
-    receiver: fn(Polls<N>) -> <Disruptor as Peer>::Receiver,
-) {
-    let depth = work.depth();
-    let first = || [0; N];
-    if work.senders > 1 {
-        let builder = disruptor::build_multi_producer(depth, first, BusySpin);
+        let builder = disruptor::build_single_producer(depth, first, BusySpin);
         let (poller, builder) = builder.new_event_poller();
-        let producer = builder.build();
-        for index in 0..work.senders {
-            SENDERS.put(channel, index, sender(Publishes::Shared(producer.clone())));
+        let mut receivers = vec![Polls::OfOne(poller)];
+        if work.receivers == 1 {
+            return Ok((vec![Publishes::ToOne(builder.build())], receivers));
         }
-        RECEIVERS.put(channel, 0, receiver(Polls::OfMany(poller)));
-        return;
+        let (poller, mut builder) = builder.new_event_poller();
+        receivers.push(Polls::OfOne(poller));
+        for _ in 2..work.receivers {
+            let (poller, more) = builder.new_event_poller();
+            receivers.push(Polls::OfOne(poller));
+            builder = more;
+        }
+        Ok((vec![Publishes::ToMany(builder.build())], receivers))
     }
-    let builder = disruptor::build_single_producer(depth, first, BusySpin);
-    let (poller, builder) = builder.new_event_poller();
-    RECEIVERS.put(channel, 0, receiver(Polls::OfOne(poller)));
-    if work.receivers == 1 {
-        SENDERS.put(channel, 0, sender(Publishes::ToOne(builder.build())));
-        return;
-    }
-    let (poller, mut builder) = builder.new_event_poller();
-    RECEIVERS.put(channel, 1, receiver(Polls::OfOne(poller)));
-    for index in 2..work.receivers {
-        let (poller, more) = builder.new_event_poller();
-        RECEIVERS.put(channel, index, receiver(Polls::OfOne(poller)));
-        builder = more;
-    }
-    SENDERS.put(channel, 0, sender(Publishes::ToMany(builder.build())));
 }
 
 /// A producer, by who shares the ring with it.

@@ -11,10 +11,9 @@ use iceoryx2::port::notifier::Notifier;
 use iceoryx2::port::publisher::Publisher;
 use iceoryx2::port::subscriber::Subscriber;
 use iceoryx2::prelude::*;
-use millpond_peers::Guarantees;
 
 use crate::peer::{
-    About, Fallible, Peer, Place, Receiver, Sender, Sized2, Speed, locked, look_again, sized,
+    About, Fallible, Peer, Place, Receiver, Sender, Sized2, locked, look_again, sized,
 };
 use crate::work::{End, Part, Work};
 
@@ -29,21 +28,11 @@ impl Peer for Iceoryx2 {
     type Receiver = Sized2<Receives<64>, Receives<1024>>;
 
     fn about(&self) -> About {
-        About {
-            name: "iceoryx2",
-            is_in_process: false,
-            speed: Speed::Syscall,
-            guarantees: Guarantees {
-                bounded: true,
-                blocking: true,
-                crash_safe: true,
-                ..Guarantees::default()
-            },
-        }
+        About::new("iceoryx2")
     }
 
     fn version(&self) -> Result<String, String> {
-        locked("iceoryx2")
+        Ok(locked("iceoryx2"))
     }
 
     fn open(&self, _work: &Work) -> Fallible<Place> {

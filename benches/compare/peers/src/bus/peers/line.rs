@@ -6,62 +6,56 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use millpond_peers::Guarantees;
 use rustix::thread::futex;
 
 use crate::memory::Memory;
-use crate::peer::{About, Fallible, Fit, Peer, Place, Receiver, Sender, Speed, kernel, look_again};
+use crate::peer::{About, Fallible, Fit, KEPT, Peer, Place, Receiver, Sender, look_again};
 use crate::work::{End, Part, Work};
 
 /// Two lines a channel: the event, and the futex.
 const LINES: usize = 2;
 const MEMORY_BYTES: usize = 4096;
-const GUARANTEES: Guarantees = Guarantees {
-    bounded: true,
-    blocking: false,
-    lossy: false,
-    crash_safe: true,
-    durable: false,
-};
 
-/// Both sides poll.
-pub struct Line;
-/// The reader sleeps.
-pub struct Futex;
+/// Both sides poll, or the reader sleeps.
+pub struct Line {
+    /// Whether it sleeps.
+    pub sleeps: bool,
+}
 
 impl Peer for Line {
     type Sender = Writer;
     type Receiver = Reader;
 
     fn about(&self) -> About {
+        let mut guarantees = KEPT;
+        guarantees.blocking = false;
+        let name = match self.sleeps {
+            false => "bare cache line",
+            true => "bare futex",
+        };
         About {
-            name: "bare cache line (floor)",
-            is_in_process: false,
-            speed: Speed::Memory,
-            guarantees: GUARANTEES,
+            guarantees,
+            ..About::floor(name)
         }
-    }
-
-    fn version(&self) -> Result<String, String> {
-        Ok(kernel())
     }
 
     fn fit(&self, part: Part) -> Fit {
-        if part == Part::Busy {
-            Fit::Yes
-        } else {
-            Fit::Apart
-        }
+        let is_its_work = match self.sleeps {
+            false => part == Part::Busy,
+            true => matches!(part, Part::Wake | Part::WakePinned),
+        };
+        if is_its_work { Fit::Yes } else { Fit::Apart }
     }
 
     fn open(&self, _work: &Work) -> Fallible<Place> {
-        open()
+        let memory = Memory::make(MEMORY_BYTES)?;
+        Ok(Place::new(memory.name().to_owned(), memory))
     }
 
     fn sender(&self, end: &End<'_>) -> Fallible<Writer> {
         Ok(Writer {
             end: Bound::new(end)?,
-            sleeps: false,
+            sleeps: self.sleeps,
         })
     }
 
@@ -69,56 +63,9 @@ impl Peer for Line {
         Ok(Reader {
             end: Bound::new(end)?,
             last: 0,
-            sleeps: false,
+            sleeps: self.sleeps,
         })
     }
-}
-
-impl Peer for Futex {
-    type Sender = Writer;
-    type Receiver = Reader;
-
-    fn about(&self) -> About {
-        About {
-            name: "bare futex (floor)",
-            ..Peer::about(&Line)
-        }
-    }
-
-    fn version(&self) -> Result<String, String> {
-        Ok(kernel())
-    }
-
-    fn fit(&self, part: Part) -> Fit {
-        match part {
-            Part::Wake | Part::WakePinned => Fit::Yes,
-            _ => Fit::Apart,
-        }
-    }
-
-    fn open(&self, _work: &Work) -> Fallible<Place> {
-        open()
-    }
-
-    fn sender(&self, end: &End<'_>) -> Fallible<Writer> {
-        Ok(Writer {
-            end: Bound::new(end)?,
-            sleeps: true,
-        })
-    }
-
-    fn receiver(&self, end: &End<'_>) -> Fallible<Reader> {
-        Ok(Reader {
-            end: Bound::new(end)?,
-            last: 0,
-            sleeps: true,
-        })
-    }
-}
-
-fn open() -> Fallible<Place> {
-    let memory = Memory::make(MEMORY_BYTES)?;
-    Ok(Place::new(memory.name().to_owned(), memory))
 }
 
 /// One channel's lines.

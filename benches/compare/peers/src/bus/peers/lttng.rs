@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use millpond_peers::Guarantees;
 
-use crate::peer::{About, Fallible, Fit, Peer, Place, Receiver, Sender, Speed};
+use crate::peer::{About, Fallible, Fit, KEPT, Peer, Place, Receiver, Sender};
 use crate::work::{BURST, End, PAUSE, Part, Work};
 
 /// Keeps a session until its input ends. `$1` is the directory. Says its own process and those that work for it.
@@ -43,14 +43,11 @@ impl Peer for Lttng {
 
     fn about(&self) -> About {
         About {
-            name: "lttng-ust to disk",
-            is_in_process: false,
-            speed: Speed::Syscall,
             guarantees: Guarantees {
-                bounded: true,
-                crash_safe: true,
-                ..Guarantees::default()
+                blocking: false,
+                ..KEPT
             },
+            ..About::new("lttng-ust to disk")
         }
     }
 

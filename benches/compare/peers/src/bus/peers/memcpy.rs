@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use millpond_peers::Guarantees;
 
-use crate::peer::{About, Fallible, Fit, Peer, Place, Receiver, Sender, Speed, kernel};
+use crate::peer::{About, Fallible, Fit, Peer, Place, Receiver, Sender};
 use crate::work::{End, Part, QUEUE_BYTES, Work};
 
 /// The floor.
@@ -17,19 +17,14 @@ impl Peer for Memcpy {
 
     fn about(&self) -> About {
         About {
-            name: "memcpy (floor)",
             is_in_process: true,
-            speed: Speed::Memory,
             guarantees: Guarantees {
                 bounded: true,
                 lossy: true,
                 ..Guarantees::default()
             },
+            ..About::floor("memcpy")
         }
-    }
-
-    fn version(&self) -> Result<String, String> {
-        Ok(kernel())
     }
 
     fn fit(&self, part: Part) -> Fit {

@@ -12,7 +12,6 @@ use millpond_bus::{
     RuleTable, Scope, SubscribeOptions, Subscription, Topic, Verdict,
 };
 use millpond_daemon::Daemon;
-use millpond_peers::Guarantees;
 
 use crate::event::Outgoing;
 use crate::peer::{About, Fallible, Fit, Peer, Place, Receiver, Sender, Speed, locked};
@@ -55,27 +54,20 @@ impl Peer for Millpond {
     type Receiver = Receives;
 
     fn about(&self) -> About {
+        let name = match self {
+            Millpond::Consumer => "millpond, consumer",
+            Millpond::By16 => "millpond, consumer, by 16",
+            Millpond::Passthrough => "millpond, passthrough",
+            Millpond::Batch => "millpond, batch",
+        };
         About {
-            name: match self {
-                Millpond::Consumer => "millpond, consumer",
-                Millpond::By16 => "millpond, consumer, by 16",
-                Millpond::Passthrough => "millpond, passthrough",
-                Millpond::Batch => "millpond, batch",
-            },
-            is_in_process: false,
             speed: Speed::Memory,
-            guarantees: Guarantees {
-                bounded: true,
-                blocking: true,
-                lossy: false,
-                crash_safe: true,
-                durable: false,
-            },
+            ..About::new(name)
         }
     }
 
     fn version(&self) -> Result<String, String> {
-        locked("millpond-bus")
+        Ok(locked("millpond-bus"))
     }
 
     fn fit(&self, part: Part) -> Fit {

@@ -1,6 +1,7 @@
 //! Who takes part.
 
 use crate::peer::AnyPeer;
+use crate::threads::Threads;
 
 mod broadcast;
 mod crossbeam;
@@ -20,13 +21,18 @@ mod unix_datagram;
 mod unix_stream;
 mod zeromq;
 
+static RTRB: Threads<rtrb::Rtrb> = Threads::new(rtrb::Rtrb);
+static CROSSBEAM: Threads<crossbeam::Crossbeam> = Threads::new(crossbeam::Crossbeam);
+static DISRUPTOR: Threads<disruptor::Disruptor> = Threads::new(disruptor::Disruptor);
+static BROADCAST: Threads<broadcast::Broadcast> = Threads::new(broadcast::Broadcast);
+
 /// All, in the order of the table: floors, millpond, the peers between processes, those inside one.
-pub const ALL: &[&dyn AnyPeer] = &[
+pub static ALL: &[&dyn AnyPeer] = &[
     &memcpy::Memcpy,
     &ring::Ring { by: 1 },
     &ring::Ring { by: 16 },
-    &line::Line,
-    &line::Futex,
+    &line::Line { sleeps: false },
+    &line::Line { sleeps: true },
     &millpond::Millpond::Consumer,
     &millpond::Millpond::By16,
     &millpond::Millpond::Passthrough,
@@ -40,8 +46,8 @@ pub const ALL: &[&dyn AnyPeer] = &[
     &zeromq::ZeroMq,
     &nats::Nats,
     &lttng::Lttng,
-    &rtrb::Rtrb,
-    &crossbeam::Crossbeam,
-    &disruptor::Disruptor,
-    &broadcast::Broadcast,
+    &RTRB,
+    &CROSSBEAM,
+    &DISRUPTOR,
+    &BROADCAST,
 ];

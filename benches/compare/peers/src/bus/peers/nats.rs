@@ -10,7 +10,7 @@ use futures_util::{FutureExt, StreamExt};
 use millpond_peers::Guarantees;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::peer::{About, Fallible, Peer, Place, Receiver, Sender, Speed, locked};
+use crate::peer::{About, Fallible, IN_PROCESS, Peer, Place, Receiver, Sender, Speed, locked};
 use crate::work::{End, Work};
 
 const SERVER: &str = "nats-server";
@@ -26,15 +26,12 @@ impl Peer for Nats {
 
     fn about(&self) -> About {
         About {
-            name: "nats core",
-            is_in_process: false,
             speed: Speed::Server,
             guarantees: Guarantees {
-                bounded: true,
-                blocking: true,
                 lossy: true,
-                ..Guarantees::default()
+                ..IN_PROCESS
             },
+            ..About::new("nats core")
         }
     }
 
@@ -44,7 +41,7 @@ impl Peer for Nats {
         let text = String::from_utf8_lossy(&output.stdout)
             .trim()
             .replace(": v", " ");
-        Ok(format!("{text}, {}", locked("async-nats")?))
+        Ok(format!("{text}, {}", locked("async-nats")))
     }
 
     fn open(&self, _work: &Work) -> Fallible<Place> {

@@ -7,11 +7,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use millpond_peers::Guarantees;
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 
 use super::frames::Frames;
-use crate::peer::{About, Fallible, Fit, Peer, Place, Sender, Speed, kernel};
+use crate::peer::{About, Fallible, Fit, Peer, Place, Sender, Speed};
 use crate::work::{End, Part, Work};
 
 const BUFFER_BYTES: usize = 64 << 10;
@@ -27,29 +26,13 @@ impl Peer for Pipe {
     type Receiver = Frames;
 
     fn about(&self) -> About {
-        About {
-            name: if self.is_buffered {
-                "pipe, 64 KiB writes"
-            } else {
-                "pipe"
-            },
-            is_in_process: false,
-            speed: if self.is_buffered {
-                Speed::Memory
-            } else {
-                Speed::Syscall
-            },
-            guarantees: Guarantees {
-                bounded: true,
-                blocking: true,
-                crash_safe: true,
-                ..Guarantees::default()
+        match self.is_buffered {
+            false => About::new("pipe"),
+            true => About {
+                speed: Speed::Memory,
+                ..About::new("pipe, 64 KiB writes")
             },
         }
-    }
-
-    fn version(&self) -> Result<String, String> {
-        Ok(kernel())
     }
 
     fn fit(&self, part: Part) -> Fit {

@@ -2,13 +2,12 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use millpond_peers::Guarantees;
 use nix::errno::Errno;
 use nix::mqueue::{MQ_OFlag, MqAttr, MqdT, mq_open, mq_send, mq_timedreceive, mq_unlink};
 use nix::sys::stat::Mode;
 use nix::sys::time::TimeSpec;
 
-use crate::peer::{About, Fallible, Peer, Place, Receiver, Sender, Speed, kernel};
+use crate::peer::{About, Fallible, Peer, Place, Receiver, Sender, kernel};
 use crate::work::{End, Work};
 
 const DEPTH_FILE: &str = "/proc/sys/fs/mqueue/msg_max";
@@ -21,17 +20,7 @@ impl Peer for PosixMq {
     type Receiver = Takes;
 
     fn about(&self) -> About {
-        About {
-            name: "posix message queue",
-            is_in_process: false,
-            speed: Speed::Syscall,
-            guarantees: Guarantees {
-                bounded: true,
-                blocking: true,
-                crash_safe: true,
-                ..Guarantees::default()
-            },
-        }
+        About::new("posix message queue")
     }
 
     fn version(&self) -> Result<String, String> {

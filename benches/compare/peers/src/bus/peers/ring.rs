@@ -6,11 +6,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_utils::Backoff;
-use millpond_peers::Guarantees;
 
 use crate::event::Outgoing;
 use crate::memory::Memory;
-use crate::peer::{About, Fallible, Fit, Peer, Place, Receiver, Sender, Speed, kernel, look_again};
+use crate::peer::{About, Fallible, Fit, Peer, Place, Receiver, Sender, look_again};
 use crate::work::{End, Part, QUEUE_BYTES, Work};
 
 const TAIL_LINE: usize = 0;
@@ -33,25 +32,10 @@ impl Peer for Ring {
     type Receiver = Reader;
 
     fn about(&self) -> About {
-        About {
-            name: if self.by == 1 {
-                "bare ring (floor)"
-            } else {
-                "bare ring by 16 (floor)"
-            },
-            is_in_process: false,
-            speed: Speed::Memory,
-            guarantees: Guarantees {
-                bounded: true,
-                blocking: true,
-                crash_safe: true,
-                ..Guarantees::default()
-            },
-        }
-    }
-
-    fn version(&self) -> Result<String, String> {
-        Ok(kernel())
+        About::floor(match self.by {
+            1 => "bare ring",
+            _ => "bare ring, by 16",
+        })
     }
 
     fn fit(&self, part: Part) -> Fit {

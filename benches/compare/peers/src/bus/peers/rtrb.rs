@@ -3,41 +3,20 @@
 use std::time::Duration;
 
 use crossbeam_utils::Backoff;
-use millpond_peers::Guarantees;
 use rtrb::{Consumer, Producer, PushError, RingBuffer};
 
-use crate::peer::{
-    About, Ends, Fallible, Fit, Peer, Place, Receiver, Sender, Sized2, Speed, locked, look_again,
-    sized,
-};
-use crate::work::{End, Part, Work};
+use crate::peer::{Fallible, Fit, Receiver, Sender, look_again, sized};
+use crate::threads::{Local, Made};
+use crate::work::{Part, Work};
 
 /// The peer.
 pub struct Rtrb;
 
-static SENDERS: Ends<<Rtrb as Peer>::Sender> = Ends::new();
-static RECEIVERS: Ends<<Rtrb as Peer>::Receiver> = Ends::new();
-
-impl Peer for Rtrb {
-    type Sender = Sized2<Pushes<64>, Pushes<1024>>;
-    type Receiver = Sized2<Pops<64>, Pops<1024>>;
-
-    fn about(&self) -> About {
-        About {
-            name: "rtrb (in process)",
-            is_in_process: true,
-            speed: Speed::Memory,
-            guarantees: Guarantees {
-                bounded: true,
-                blocking: true,
-                ..Guarantees::default()
-            },
-        }
-    }
-
-    fn version(&self) -> Result<String, String> {
-        locked("rtrb")
-    }
+impl Local for Rtrb {
+    type Sender<const N: usize> = Pushes<N>;
+    type Receiver<const N: usize> = Pops<N>;
+    const NAME: &'static str = "rtrb, in process";
+    const CRATE: &'static str = "rtrb";
 
     fn fit(&self, part: Part) -> Fit {
         match part {
@@ -46,44 +25,19 @@ impl Peer for Rtrb {
         }
     }
 
-    fn open(&self, work: &Work) -> Fallible<Place> {
-        for channel in 0..2 {
-            if work.payload_bytes == 64 {
-                rings(channel, work, Sized2::Small, Sized2::Small);
-            } else {
-                rings(channel, work, Sized2::Large, Sized2::Large);
+    fn make<const N: usize>(&self, work: &Work) -> Fallible<Made<Pushes<N>, Pops<N>>> {
+        let mut receivers: Vec<_> = (0..work.receivers).map(|_| Pops(Vec::new())).collect();
+        let mut senders = Vec::new();
+        for _ in 0..work.senders {
+            let mut pushes = Vec::new();
+            for Pops(pops) in &mut receivers {
+                let (producer, consumer) = RingBuffer::new(work.depth());
+                pushes.push(producer);
+                pops.push(consumer);
             }
+            senders.push(Pushes(pushes));
         }
-        Ok(Place::new("rings", ()))
-    }
-
-    fn sender(&self, end: &End<'_>) -> Fallible<Self::Sender> {
-        SENDERS.take(end)
-    }
-
-    fn receiver(&self, end: &End<'_>) -> Fallible<Self::Receiver> {
-        RECEIVERS.take(end)
-    }
-}
-
-fn rings<const N: usize>(
-    channel: usize,
-    work: &Work,
-    sender: fn(Pushes<N>) -> <Rtrb as Peer>::Sender,
-    receiver: fn(Pops<N>) -> <Rtrb as Peer>::Receiver,
-) {
-    let mut pops: Vec<Vec<_>> = (0..work.receivers).map(|_| Vec::new()).collect();
-    for index in 0..work.senders {
-        let mut pushes = Vec::new();
-        for pops in &mut pops {
-            let (producer, consumer) = RingBuffer::new(work.depth());
-            pushes.push(producer);
-            pops.push(consumer);
-        }
-        SENDERS.put(channel, index, sender(Pushes(pushes)));
-    }
-    for (index, pops) in pops.into_iter().enumerate() {
-        RECEIVERS.put(channel, index, receiver(Pops(pops)));
+        Ok((senders, receivers))
     }
 }
 

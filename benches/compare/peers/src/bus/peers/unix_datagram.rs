@@ -6,9 +6,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Duration;
 
-use millpond_peers::Guarantees;
-
-use crate::peer::{About, Fallible, Peer, Place, Receiver, Sender, Speed, kernel};
+use crate::peer::{About, Fallible, Peer, Place, Receiver, Sender, kernel};
 use crate::work::{End, Work};
 
 /// The peer.
@@ -19,17 +17,7 @@ impl Peer for UnixDatagrams {
     type Receiver = Takes;
 
     fn about(&self) -> About {
-        About {
-            name: "unix datagram socket",
-            is_in_process: false,
-            speed: Speed::Syscall,
-            guarantees: Guarantees {
-                bounded: true,
-                blocking: true,
-                crash_safe: true,
-                ..Guarantees::default()
-            },
-        }
+        About::new("unix datagram socket")
     }
 
     fn version(&self) -> Result<String, String> {

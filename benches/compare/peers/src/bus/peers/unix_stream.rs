@@ -6,10 +6,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
-use millpond_peers::Guarantees;
-
 use super::frames::Frames;
-use crate::peer::{About, Fallible, Peer, Place, Receiver, Sender, Speed, kernel};
+use crate::peer::{About, Fallible, Peer, Place, Receiver, Sender};
 use crate::work::{End, Work};
 
 /// The peer.
@@ -20,21 +18,7 @@ impl Peer for UnixStreams {
     type Receiver = Accepts;
 
     fn about(&self) -> About {
-        About {
-            name: "unix stream socket",
-            is_in_process: false,
-            speed: Speed::Syscall,
-            guarantees: Guarantees {
-                bounded: true,
-                blocking: true,
-                crash_safe: true,
-                ..Guarantees::default()
-            },
-        }
-    }
-
-    fn version(&self) -> Result<String, String> {
-        Ok(kernel())
+        About::new("unix stream socket")
     }
 
     fn open(&self, _work: &Work) -> Fallible<Place> {

@@ -6,9 +6,8 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use libloading::Library;
-use millpond_peers::Guarantees;
 
-use crate::peer::{About, Fallible, Peer, Place, Receiver, Sender, Speed};
+use crate::peer::{About, Fallible, IN_PROCESS, Peer, Place, Receiver, Sender};
 use crate::work::{End, Part, Work};
 
 const LIBRARY: &str = "libzmq.so.5";
@@ -37,14 +36,8 @@ impl Peer for ZeroMq {
 
     fn about(&self) -> About {
         About {
-            name: "zeromq ipc",
-            is_in_process: false,
-            speed: Speed::Syscall,
-            guarantees: Guarantees {
-                bounded: true,
-                blocking: true,
-                ..Guarantees::default()
-            },
+            guarantees: IN_PROCESS,
+            ..About::new("zeromq ipc")
         }
     }
 

@@ -3,11 +3,10 @@
 use std::time::{Duration, Instant};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
-use millpond_peers::Guarantees;
 
-use super::{BATCH_LINES, record_of, usual};
+use super::{BATCH_LINES, record_of};
 use crate::lines::{Check, Lines};
-use crate::peer::{Part, Peer, Place, Result, Setup, crate_version, ns_since};
+use crate::peer::{Peer, Place, Result, Setup, locked, ns_since};
 
 /// Records by number, 1,000 a batch, each of which is then the kernel's; one, and `persist`, where each is to be durable.
 pub struct Fjall;
@@ -23,19 +22,12 @@ impl Peer for Fjall {
         "fjall".to_owned()
     }
 
-    fn parts(&self) -> &[Part] {
-        &[Part::Sink, Part::Durable]
-    }
-
-    fn guarantees(&self, part: Part) -> Guarantees {
-        Guarantees {
-            durable: part == Part::Durable,
-            ..usual()
-        }
+    fn does_durable(&self) -> bool {
+        true
     }
 
     fn find(&self, _: &Setup) -> Result<String> {
-        Ok(crate_version("fjall"))
+        Ok(locked("fjall"))
     }
 
     fn write(&self, place: &mut Place, lines: &mut Lines) -> Result<Duration> {

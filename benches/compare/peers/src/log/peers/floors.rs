@@ -7,93 +7,57 @@ use std::time::{Duration, Instant};
 
 use millpond_peers::Guarantees;
 
-use super::usual;
-use crate::lines::{CHUNK_LINES, Check, Lines};
-use crate::peer::{Part, Peer, Place, Result, Setup, first_line, ns_since, version_of};
+use crate::lines::{CHUNK_LINES, Lines};
+use crate::peer::{Peer, Place, Result, Setup, USUAL, ns_since, version_of};
 
-/// Lines through a pipe into `dd bs=1M`.
-pub struct Dd;
+/// Lines through a pipe into a program that copies them to its standard output, a file.
+pub struct Copy {
+    /// What is called.
+    pub command: &'static [&'static str],
+    /// Its name in rows.
+    pub name: &'static str,
+    /// Whether nobody would use it instead.
+    pub is_floor: bool,
+}
+
 /// `write(2)` of 256 KiB; of one line with `fdatasync(2)` where each is to be durable.
 pub struct Write;
 /// One line after the other into a `BufWriter`.
 pub struct Buffered;
-/// Lines through a pipe into `cat > file`.
-pub struct Cat;
 
 const WRITE_LINES: usize = 4 * CHUNK_LINES;
 
-fn piped(place: &mut Place, lines: &mut Lines, program: &str, args: &[&str]) -> Result<Duration> {
-    let file = place.out_file()?;
-    place.feed(Command::new(program).args(args).stdout(file), lines)
-}
-
-fn kernel() -> Result<String> {
-    let release = std::fs::read("/proc/sys/kernel/osrelease")?;
-    Ok(format!("Linux {}", first_line(&release)))
-}
-
-impl Peer for Dd {
+impl Peer for Copy {
     fn name(&self) -> String {
-        "floor: dd bs=1M".to_owned()
+        self.name.to_owned()
     }
 
-    fn guarantees(&self, _: Part) -> Guarantees {
-        usual()
+    fn is_floor(&self) -> bool {
+        self.is_floor
     }
 
     fn find(&self, _: &Setup) -> Result<String> {
-        version_of(&["dd", "--version"])
+        version_of(&[self.command[0], "--version"])
     }
 
     fn write(&self, place: &mut Place, lines: &mut Lines) -> Result<Duration> {
-        piped(place, lines, "dd", &["bs=1M", "status=none"])
-    }
-
-    fn read_back(&self, place: &Place, check: &mut Check) -> Result<()> {
-        check.file(&place.out_path())
-    }
-}
-
-impl Peer for Cat {
-    fn name(&self) -> String {
-        "cat > file".to_owned()
-    }
-
-    fn guarantees(&self, _: Part) -> Guarantees {
-        usual()
-    }
-
-    fn find(&self, _: &Setup) -> Result<String> {
-        version_of(&["cat", "--version"])
-    }
-
-    fn write(&self, place: &mut Place, lines: &mut Lines) -> Result<Duration> {
-        piped(place, lines, "cat", &[])
-    }
-
-    fn read_back(&self, place: &Place, check: &mut Check) -> Result<()> {
-        check.file(&place.out_path())
+        let file = place.out_file()?;
+        let mut command = Command::new(self.command[0]);
+        place.feed(command.args(&self.command[1..]).stdout(file), lines)
     }
 }
 
 impl Peer for Write {
     fn name(&self) -> String {
-        "floor: write(2)".to_owned()
+        "write(2)".to_owned()
     }
 
-    fn parts(&self) -> &[Part] {
-        &[Part::Sink, Part::Durable]
+    fn is_floor(&self) -> bool {
+        true
     }
 
-    fn guarantees(&self, part: Part) -> Guarantees {
-        Guarantees {
-            durable: part == Part::Durable,
-            ..usual()
-        }
-    }
-
-    fn find(&self, _: &Setup) -> Result<String> {
-        kernel()
+    fn does_durable(&self) -> bool {
+        true
     }
 
     fn write(&self, place: &mut Place, lines: &mut Lines) -> Result<Duration> {
@@ -118,26 +82,22 @@ impl Peer for Write {
         }
         Ok(times_ns)
     }
-
-    fn read_back(&self, place: &Place, check: &mut Check) -> Result<()> {
-        check.file(&place.out_path())
-    }
 }
 
 impl Peer for Buffered {
     fn name(&self) -> String {
-        "floor: BufWriter".to_owned()
+        "BufWriter".to_owned()
     }
 
-    fn guarantees(&self, _: Part) -> Guarantees {
+    fn is_floor(&self) -> bool {
+        true
+    }
+
+    fn guarantees(&self) -> Guarantees {
         Guarantees {
             crash_safe: false,
-            ..usual()
+            ..USUAL
         }
-    }
-
-    fn find(&self, _: &Setup) -> Result<String> {
-        kernel()
     }
 
     fn write(&self, place: &mut Place, lines: &mut Lines) -> Result<Duration> {
@@ -148,9 +108,5 @@ impl Peer for Buffered {
         }
         out.flush()?;
         Ok(started.elapsed())
-    }
-
-    fn read_back(&self, place: &Place, check: &mut Check) -> Result<()> {
-        check.file(&place.out_path())
     }
 }

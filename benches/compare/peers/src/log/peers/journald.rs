@@ -6,12 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use millpond_peers::Guarantees;
-
-use super::usual;
 use crate::lines::{Check, Lines};
 use crate::peer::{
-    Part, Peer, Place, Program, Result, Setup, check_own_mounts, files_by_name, in_own_mounts,
+    Peer, Place, Program, Result, Setup, check_own_mounts, files_by_name, in_own_mounts,
     version_of, wait_until,
 };
 
@@ -33,10 +30,6 @@ pub struct Journald;
 impl Peer for Journald {
     fn name(&self) -> String {
         "journald".to_owned()
-    }
-
-    fn guarantees(&self, _: Part) -> Guarantees {
-        usual()
     }
 
     fn find(&self, _: &Setup) -> Result<String> {

@@ -7,10 +7,9 @@ use std::time::Duration;
 use millpond_peers::Guarantees;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::usual;
 use crate::lines::{Check, Lines};
 use crate::peer::{
-    Part, Peer, Place, Program, Result, Setup, check_own_mounts, compile, find_program,
+    Peer, Place, Program, Result, Setup, USUAL, check_own_mounts, compile, find_program,
     in_own_mounts, version_of,
 };
 
@@ -42,10 +41,10 @@ impl Peer for Lttng {
         "LTTng-UST to disk".to_owned()
     }
 
-    fn guarantees(&self, _: Part) -> Guarantees {
+    fn guarantees(&self) -> Guarantees {
         Guarantees {
             blocking: false,
-            ..usual()
+            ..USUAL
         }
     }
 

@@ -11,11 +11,9 @@ use millpond_bus::{Bus as Shared, BusOptions, Guarantee, Level, Overflow, Publis
 use millpond_bus::{Rule, RuleTable};
 use millpond_daemon::{Daemon, Policy, SyncPolicy};
 use millpond_logfile::{Query, Reader};
-use millpond_peers::Guarantees;
 
-use super::usual;
 use crate::lines::{Check, Lines};
-use crate::peer::{Part, Peer, Place, Program, Result, Setup, crate_version, ns_since, version_of};
+use crate::peer::{Peer, Place, Program, Result, Setup, locked, ns_since, version_of};
 
 const SERVICE: &str = "peers";
 const TOPIC: &str = "log:peers:out";
@@ -39,22 +37,12 @@ impl Peer for Bus {
         }
     }
 
-    fn parts(&self) -> &[Part] {
-        match self.publishers {
-            1 => &[Part::Sink, Part::Durable],
-            _ => &[Part::Sink],
-        }
-    }
-
-    fn guarantees(&self, part: Part) -> Guarantees {
-        Guarantees {
-            durable: part == Part::Durable,
-            ..usual()
-        }
+    fn does_durable(&self) -> bool {
+        self.publishers == 1
     }
 
     fn find(&self, _: &Setup) -> Result<String> {
-        let version = crate_version("millpond-daemon");
+        let version = locked("millpond-daemon");
         let commit = [
             "git",
             "-C",
@@ -130,10 +118,6 @@ impl Peer for Bus {
 impl Peer for Pipe {
     fn name(&self) -> String {
         "millpond pipe".to_owned()
-    }
-
-    fn guarantees(&self, _: Part) -> Guarantees {
-        usual()
     }
 
     fn find(&self, setup: &Setup) -> Result<String> {

@@ -5,10 +5,9 @@ mod floors;
 mod journald;
 mod lttng;
 mod millpond;
-mod multilog;
 mod redb;
+mod rotated;
 mod rsyslog;
-mod s6_log;
 mod spdlog;
 mod sqlite;
 mod tracing_appender;
@@ -16,8 +15,6 @@ mod tracing_appender;
 pub use self::millpond::run_role;
 
 use std::time::SystemTime;
-
-use millpond_peers::Guarantees;
 
 use crate::peer::Peer;
 
@@ -30,12 +27,20 @@ pub fn all() -> Vec<Box<dyn Peer>> {
         Box::new(millpond::Bus { publishers: 1 }),
         Box::new(millpond::Bus { publishers: 4 }),
         Box::new(millpond::Pipe),
-        Box::new(floors::Dd),
+        Box::new(floors::Copy {
+            command: &["dd", "bs=1M", "status=none"],
+            name: "dd bs=1M",
+            is_floor: true,
+        }),
         Box::new(floors::Write),
         Box::new(floors::Buffered),
-        Box::new(floors::Cat),
-        Box::new(s6_log::S6Log),
-        Box::new(multilog::Multilog),
+        Box::new(floors::Copy {
+            command: &["cat"],
+            name: "cat > file",
+            is_floor: false,
+        }),
+        Box::new(rotated::S6_LOG),
+        Box::new(rotated::MULTILOG),
         Box::new(spdlog::Spdlog { is_async: false }),
         Box::new(spdlog::Spdlog { is_async: true }),
         Box::new(tracing_appender::TracingAppender),
@@ -47,17 +52,6 @@ pub fn all() -> Vec<Box<dyn Peer>> {
         Box::new(rsyslog::Rsyslog),
         Box::new(journald::Journald),
     ]
-}
-
-/// What most of them promise: bounded, waits rather than loses, and what was accepted is out of the publisher's hands.
-fn usual() -> Guarantees {
-    Guarantees {
-        bounded: true,
-        blocking: true,
-        lossy: false,
-        crash_safe: true,
-        durable: false,
-    }
 }
 
 /// Nanoseconds since 1970, for peers that leave it to their callers to say when.

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use millpond_peers::Guarantees;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 
-use super::{BATCH_LINES, record_of, usual};
+use super::{BATCH_LINES, record_of};
 use crate::lines::{Check, Lines};
-use crate::peer::{Part, Peer, Place, Result, Setup, crate_version, ns_since};
+use crate::peer::{Peer, Place, Result, Setup, USUAL, locked, ns_since};
 
 const TABLE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("lines");
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
@@ -51,25 +51,21 @@ impl Peer for Redb {
         format!("redb{way}")
     }
 
-    fn parts(&self) -> &[Part] {
-        if self.is_lazy {
-            &[Part::Sink]
-        } else {
-            &[Part::Sink, Part::Durable]
-        }
+    fn does_durable(&self) -> bool {
+        !self.is_lazy
     }
 
-    fn guarantees(&self, _: Part) -> Guarantees {
+    fn guarantees(&self) -> Guarantees {
         Guarantees {
             // What no durable commit follows is lost with the process.
             crash_safe: !self.is_lazy,
             durable: !self.is_lazy,
-            ..usual()
+            ..USUAL
         }
     }
 
     fn find(&self, _: &Setup) -> Result<String> {
-        Ok(crate_version("redb"))
+        Ok(locked("redb"))
     }
 
     fn write(&self, place: &mut Place, lines: &mut Lines) -> Result<Duration> {

@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 
 use millpond_peers::Guarantees;
 
-use super::usual;
 use crate::lines::{Check, Lines, MESSAGE_BYTES};
 use crate::peer::{
-    Part, Peer, Place, Program, Result, Setup, find_program, tied, version_of, wait_until,
+    Peer, Place, Program, Result, Setup, USUAL, find_program, tied, version_of, wait_until,
 };
 
 /// A file that has not grown for so long gets no more: the rest is lost.
@@ -25,11 +24,11 @@ impl Peer for Rsyslog {
         "rsyslog".to_owned()
     }
 
-    fn guarantees(&self, _: Part) -> Guarantees {
+    fn guarantees(&self) -> Guarantees {
         Guarantees {
             // A full queue discards after 2 s, which is not told to who logs.
             lossy: true,
-            ..usual()
+            ..USUAL
         }
     }
 

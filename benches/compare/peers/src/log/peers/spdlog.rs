@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use millpond_peers::Guarantees;
 
-use super::usual;
-use crate::lines::{Check, Lines};
-use crate::peer::{Part, Peer, Place, Program, Result, Setup, compile, version_of};
+use crate::lines::Lines;
+use crate::peer::{Peer, Place, Program, Result, Setup, USUAL, compile, version_of};
 
 /// Its basic file sink.
 pub struct Spdlog {
@@ -21,11 +20,11 @@ impl Peer for Spdlog {
         format!("spdlog{way}")
     }
 
-    fn guarantees(&self, _: Part) -> Guarantees {
+    fn guarantees(&self) -> Guarantees {
         Guarantees {
             // Lines are in the buffer of stdio, and in the queue.
             crash_safe: false,
-            ..usual()
+            ..USUAL
         }
     }
 
@@ -55,9 +54,5 @@ impl Peer for Spdlog {
         place.note_memory();
         program.finish()?;
         Ok(Duration::from_nanos(elapsed_ns))
-    }
-
-    fn read_back(&self, place: &Place, check: &mut Check) -> Result<()> {
-        check.file(&place.out_path())
     }
 }

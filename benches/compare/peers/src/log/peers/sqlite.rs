@@ -2,12 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use millpond_peers::Guarantees;
 use rusqlite::{Connection, Statement, params};
 
-use super::{BATCH_LINES, now_ns, usual};
+use super::{BATCH_LINES, now_ns};
 use crate::lines::{Check, Lines};
-use crate::peer::{Part, Peer, Place, Result, Setup, ns_since};
+use crate::peer::{Peer, Place, Result, Setup, ns_since};
 
 const SCHEMA: &str = "
     create table logs (id integer primary key, time_ns integer, level text, source text, message text);
@@ -40,15 +39,8 @@ impl Peer for Sqlite {
         "SQLite".to_owned()
     }
 
-    fn parts(&self) -> &[Part] {
-        &[Part::Sink, Part::Durable]
-    }
-
-    fn guarantees(&self, part: Part) -> Guarantees {
-        Guarantees {
-            durable: part == Part::Durable,
-            ..usual()
-        }
+    fn does_durable(&self) -> bool {
+        true
     }
 
     fn find(&self, _: &Setup) -> Result<String> {

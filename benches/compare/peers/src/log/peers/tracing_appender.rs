@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 use millpond_peers::Guarantees;
 use tracing_appender::non_blocking::NonBlockingBuilder;
 
-use super::usual;
-use crate::lines::{Check, Lines};
-use crate::peer::{Part, Peer, Place, Result, Setup, crate_version};
+use crate::lines::Lines;
+use crate::peer::{Peer, Place, Result, Setup, USUAL, locked};
 
 /// Its usual format, through its thread; waits where the queue of 128,000 lines is full.
 pub struct TracingAppender;
@@ -17,15 +16,15 @@ impl Peer for TracingAppender {
         "tracing-appender".to_owned()
     }
 
-    fn guarantees(&self, _: Part) -> Guarantees {
+    fn guarantees(&self) -> Guarantees {
         Guarantees {
             crash_safe: false,
-            ..usual()
+            ..USUAL
         }
     }
 
     fn find(&self, _: &Setup) -> Result<String> {
-        Ok(crate_version("tracing-appender"))
+        Ok(locked("tracing-appender"))
     }
 
     fn write(&self, place: &mut Place, lines: &mut Lines) -> Result<Duration> {
@@ -43,9 +42,5 @@ impl Peer for TracingAppender {
         // Writes what is queued, for as long as it takes that to be: a second.
         drop(guard);
         Ok(started.elapsed())
-    }
-
-    fn read_back(&self, place: &Place, check: &mut Check) -> Result<()> {
-        check.file(&place.out_path())
     }
 }
