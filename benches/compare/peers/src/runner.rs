@@ -39,7 +39,7 @@ pub struct Flags {
     /// Prints the parts, and the peers with their versions or why they cannot run here
     #[arg(long)]
     pub list: bool,
-    /// A round that takes longer is killed [default: 300; 30 where tiny]
+    /// A round that takes longer is killed [default: 120; 30 where tiny]
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u64>,
 }
@@ -121,7 +121,7 @@ fn compare(
     }
     let (rounds, limit_s) = match flags.size {
         Size::Tiny => (1, 30),
-        Size::Full => (5, 300),
+        Size::Full => (5, 120),
     };
     let rounds = flags.rounds.unwrap_or(rounds).max(1);
     let limit = Duration::from_secs(flags.timeout.unwrap_or(limit_s));

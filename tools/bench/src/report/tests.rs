@@ -485,6 +485,7 @@ fn figures_have_three_digits_and_a_unit_that_suits_them() {
         ("lanes", 1000),
         ("payload bytes", 65_536),
         ("log bytes", 100_000_000),
+        ("log bytes", 10_000_000_000),
     ];
     assert_eq!(
         much.map(|(name, value)| varied(name, value)),
@@ -492,7 +493,8 @@ fn figures_have_three_digits_and_a_unit_that_suits_them() {
             "1 publisher",
             "1,000 lanes",
             "64 KiB of payload",
-            "100 MB of log"
+            "100 MB of log",
+            "10.0 GB of log"
         ]
     );
 }

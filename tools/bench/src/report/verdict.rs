@@ -1,6 +1,6 @@
 //! Who wins, in words that are computed.
 
-use super::words::{number, ratio as ratio_text, unit};
+use super::words::{number, ratio_to, unit};
 use super::works::{Side, Work, ratio, side, spread};
 use crate::row::{Figure, Row, Spread};
 
@@ -77,9 +77,9 @@ pub(super) fn sentences(work: &Work<'_>) -> Vec<String> {
                 _ => "the best of millpond",
             };
             said.push(format!(
-                "{} wins, {} than {of}. {}; {}.",
+                "{} wins, {}. {}; {}.",
                 winner.peer,
-                ratio_text(factor),
+                ratio_to(factor, of),
                 text(winner),
                 text(next)
             ));
@@ -108,9 +108,8 @@ pub(super) fn sentences(work: &Work<'_>) -> Vec<String> {
         && let Some(factor) = work.ratio(reference)
     {
         said.push(format!(
-            "The best between threads of one process is {} than {}. {}.",
-            ratio_text(factor),
-            ours.peer,
+            "The best between threads of one process is {}. {}.",
+            ratio_to(factor, &ours.peer),
             text(reference)
         ));
     }
@@ -123,9 +122,8 @@ pub(super) fn sentences(work: &Work<'_>) -> Vec<String> {
     });
     if let Some((floor, factor)) = nearest {
         said.push(format!(
-            "The nearest floor is {} than {}. {}.",
-            ratio_text(factor),
-            ours.peer,
+            "The nearest floor is {}. {}.",
+            ratio_to(factor, &ours.peer),
             text(floor)
         ));
     }

@@ -150,8 +150,12 @@ pub(super) fn varied_value(name: &str, value: u64) -> String {
     }
 }
 
-/// Powers of two have their own units, for nobody knows 65.5 kB again.
+/// Powers of two have their own units, for nobody knows 65.5 kB again; nor 10 GB where they have them.
 fn size(bytes: u64) -> String {
+    let cut = 10u64.pow(bytes.max(1).ilog10().saturating_sub(2));
+    if cut > 1 && bytes.is_multiple_of(cut) {
+        return SIZE.text(bytes as f64);
+    }
     for (shift, unit) in [(30, "GiB"), (20, "MiB"), (10, "KiB")] {
         if bytes >= 1 << shift && bytes.is_multiple_of(1 << shift) {
             return format!("{} {unit}", bytes >> shift);
@@ -160,6 +164,14 @@ fn size(bytes: u64) -> String {
     match bytes {
         bytes if bytes < 1000 => format!("{bytes} B"),
         bytes => SIZE.text(bytes as f64),
+    }
+}
+
+/// The same in a sentence: `2.28x faster than`, `the same as`.
+pub(super) fn ratio_to(factor: f64, whom: &str) -> String {
+    match ratio(factor) {
+        same if same.starts_with("the") => format!("{same} as {whom}"),
+        text => format!("{text} than {whom}"),
     }
 }
 

@@ -18,6 +18,10 @@ use millpond_logfile::{
 const SERVICES: u64 = 8;
 /// As the daemon closes them.
 const SEGMENT_BYTES: usize = 64 << 20;
+/// Or smaller ones, where a service would have fewer than so many ..
+const SEGMENTS_MIN: u64 = 8;
+/// .. of at least so many lines.
+const SEGMENT_LINES_MIN: u64 = 1000;
 const SEAL_LEVEL: i32 = 3;
 /// 2026-11-21T01:00:00Z.
 const START_NS: u64 = 1_795_222_800_000_000_000;
@@ -82,7 +86,8 @@ impl Service {
             let id = SegmentId::from_ns(self.time_ns());
             let mut block = BlockWriter::new();
             text.clear();
-            while text.len() < SEGMENT_BYTES && self.line < self.lines {
+            let end = (self.line + self.segment_lines()).min(self.lines);
+            while text.len() < SEGMENT_BYTES && self.line < end {
                 self.append(&mut text, &mut block);
             }
             let is_open = self.line == self.lines;
@@ -105,6 +110,11 @@ impl Service {
             }
         }
         Ok(())
+    }
+
+    /// So that of fewer lines, too, most are in sealed segments.
+    fn segment_lines(&self) -> u64 {
+        (self.lines / SEGMENTS_MIN).max(SEGMENT_LINES_MIN)
     }
 
     /// No two services have a line at the same nanosecond: all lines have one order.
