@@ -128,15 +128,15 @@ impl Step {
     /// For whoever wants to know whether to wait; each step tells what it took.
     fn minutes(self) -> u64 {
         match self {
-            Step::Bench => 16,
-            Step::PeersBus => 20,
-            Step::PeersLog => 12,
-            Step::QueryMillion => 3,
-            Step::QueryTenMillion => 15,
-            Step::Capture => 6,
+            Step::Bench => 5,
+            Step::PeersBus => 18,
+            Step::PeersLog => 4,
+            Step::QueryMillion => 2,
+            Step::QueryTenMillion => 14,
+            Step::Capture => 4,
             Step::LogSink => 12,
             Step::Scenarios => 17,
-            Step::Instructions => 4,
+            Step::Instructions => 2,
         }
     }
 

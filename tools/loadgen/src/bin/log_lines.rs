@@ -18,8 +18,9 @@ use millpond_logfile::{
 const SERVICES: u64 = 8;
 /// As the daemon closes them.
 const SEGMENT_BYTES: usize = 64 << 20;
-/// Or smaller ones, where a service would have fewer than so many ..
-const SEGMENTS_MIN: u64 = 8;
+/// A service of fewer lines would have next to none that is sealed: it has so many segments ..
+const FEW_LINES: u64 = 1_000_000;
+const FEW_SEGMENTS: u64 = 8;
 /// .. of at least so many lines.
 const SEGMENT_LINES_MIN: u64 = 1000;
 const SEAL_LEVEL: i32 = 3;
@@ -112,9 +113,12 @@ impl Service {
         Ok(())
     }
 
-    /// So that of fewer lines, too, most are in sealed segments.
+    /// Most lines of a segment.
     fn segment_lines(&self) -> u64 {
-        (self.lines / SEGMENTS_MIN).max(SEGMENT_LINES_MIN)
+        match self.lines < FEW_LINES {
+            true => (self.lines / FEW_SEGMENTS).max(SEGMENT_LINES_MIN),
+            false => self.lines,
+        }
     }
 
     /// No two services have a line at the same nanosecond: all lines have one order.
