@@ -4,6 +4,7 @@
 //! then registers the lane with a single compare-and-swap in the directory. Dying at any point leaves
 //! either a lane that works or an object that nobody refers to, which the consumer removes.
 
+use std::mem::offset_of;
 use std::os::fd::OwnedFd;
 
 use zerocopy::IntoBytes;
@@ -71,6 +72,13 @@ impl LaneMemory {
 
     pub(crate) fn share(&self) -> Pinned<RingHeader> {
         self.ring.clone()
+    }
+
+    /// Whether the head of a lane is gone. Who does not touch an object between its being cut and having its length again
+    /// is not told in any other way.
+    pub(crate) fn is_wiped(&self) -> bool {
+        let magic: U64 = self.ring.region().read(offset_of!(LaneHeader, magic));
+        magic.get() != LANE_MAGIC
     }
 }
 

@@ -448,11 +448,15 @@ impl Publisher {
         payload: &[u8],
     ) -> Result<u64, PublishError> {
         let slot = self.reserve_when_full(target.lane, payload.len())?;
+        kill_point!("publisher.claimed");
         let time_ns = self.clock.stamp_ns();
         let lane = &mut self.lanes[target.lane as usize];
         let sequence = lane.write(slot, payload, time_ns, level, target);
+        kill_point!("publisher.written");
         lane.writer.commit();
+        kill_point!("publisher.committed");
         self.after_commit(target);
+        kill_point!("publisher.woken");
         self.check_loss(target.lane)?;
         Ok(sequence)
     }
@@ -902,12 +906,14 @@ impl PublisherLane {
         header
     }
 
-    /// Whether the object is shorter than it was. Where it was cut behind what we touch, the consumer alone has noticed,
-    /// and cannot tell us. One system call: for those who wait anyway.
+    /// Whether the object is shorter than it was, or was for a moment. Where it was cut behind what we touch, or while we
+    /// did not touch it, the consumer alone has noticed, and cannot tell us. One system call: for those who wait anyway.
     fn is_cut(&self) -> bool {
         let length_bytes =
             rustix::fs::fstat(&self.descriptor).map_or(0, |stat| stat.st_size as u64);
-        self.writer.memory().is_lost()
+        let memory = self.writer.memory();
+        memory.is_lost()
+            || memory.is_wiped()
             || length_bytes < self.writer.memory().capacity_bytes() + DATA_OFFSET as u64
     }
 

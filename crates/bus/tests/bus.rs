@@ -413,6 +413,20 @@ fn counters_that_were_written_over_stop_nobody() {
     bus.0.history();
 }
 
+/// A lane that was cut and has its length again looks like a full one, which the consumer will never empty.
+#[test]
+fn a_publisher_that_waits_for_room_in_a_wiped_lane_is_told() {
+    let deadline = std::time::Duration::from_secs(600);
+    let bus = TestBus::new(Overflow::Block { deadline }, 64 << 10);
+    let mut publisher = bus.0.publisher("waits").expect("a label");
+    let topic = publisher.topic("data:x").expect("the rule matches");
+    let mut publish = || publisher.publish(topic, Level::Info, &[0; 4096]);
+    publish().expect("there is room");
+    write_over(&bus.0, "lane", 0, &[0]);
+    let refused = std::iter::repeat_with(publish).find_map(Result::err);
+    assert_eq!(refused, Some(PublishError::Lost));
+}
+
 #[test]
 fn the_last_of_all_numbers_is_damage() {
     let bus = TestBus::new(Overflow::DropNewest, 64 << 10);
