@@ -67,7 +67,14 @@ const CLIPPY: Task = cargo(
         "warnings",
     ],
 );
-const TEST: Task = cargo("tests", &["test", "--workspace"]);
+/// Most tests wait for processes and disks, and not for a processor: more of them at once than there are cores take two
+/// thirds of the time on two.
+const TEST: Task = Task {
+    what: "tests",
+    program: "cargo",
+    args: &["test", "--workspace"],
+    environment: &[("RUST_TEST_THREADS", "4")],
+};
 /// Streams, and the code of the guide that uses them.
 const TEST_TOKIO: Task = cargo(
     "tests, feature tokio",
